@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes sure that what the build needs is there: installs it on Debian and Ubuntu (as root or through sudo),
+# elsewhere says what is missing and how it is called. Does nothing where nothing is missing.
+set -eu
+
+missing=""
+have() { command -v "$1" >/dev/null 2>&1; }
+have c++ || missing="$missing g++"
+have make || missing="$missing make"
+have protoc || missing="$missing protobuf-compiler"
+# bindgen loads libclang at build time to read RocksDB's headers.
+libclang=""
+for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so* \
+    "${LIBCLANG_PATH:-/nonexistent}"/libclang*.so*; do
+    if [ -e "$file" ]; then libclang="$file"; fi
+done
+[ -n "$libclang" ] || missing="$missing libclang-dev"
+
+if ! have cargo; then
+    echo "setup: cargo is missing. Install Rust 1.95 with rustup (https://rustup.rs), then run make again." >&2
+    exit 1
+fi
+[ -n "$missing" ] || exit 0
+
+if have apt-get; then
+    run=""
+    if [ "$(id -u)" != 0 ]; then
+        have sudo || { echo "setup: as root, run: apt-get install -y$missing" >&2; exit 1; }
+        run="sudo"
+    fi
+    echo "setup: installing$missing"
+    $run apt-get update -qq
+    # shellcheck disable=SC2086 # a list of packages
+    DEBIAN_FRONTEND=noninteractive $run apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "setup: please install (Debian's names):$missing" >&2
+    echo "setup: Fedora: gcc-c++ make protobuf-compiler clang-devel; Arch: base-devel protobuf clang" >&2
+    exit 1
+fi
