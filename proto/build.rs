@@ -38,13 +38,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .file_descriptor_set();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("okno.bin"), descriptors.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    // Bodies travel without a copy; maps keep a fixed order wherever they are printed or hashed; messages know
+    // their names, by which their JSON form is found.
+    config.bytes(["."]).btree_map(["."]).enable_type_names();
     tonic_prost_build::configure()
-        // Bodies travel without a copy.
-        .bytes(".")
-        // Maps are iterated in a fixed order wherever they are printed or hashed.
-        .btree_map(".")
         .build_client(true)
         .build_server(true)
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
