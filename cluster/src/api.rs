@@ -77,10 +77,16 @@ pub enum ShardNotice {
     Settled(Vec<Settled>),
     /// Every proposal of the lane that will ever be proposed has an index of at most `last_index` (0: none).
     /// The entity may be activated again once apply has passed it (rule 3).
-    LaneClosed { lane: Lane, last_index: u64 },
+    LaneClosed {
+        lane: Lane,
+        last_index: u64,
+    },
     /// Leadership was confirmed after the ticket was handed in, and apply has passed the index that was then
     /// committed; or it could not be.
-    ReadDone { ticket: u64, result: Result<u64, ReadError> },
+    ReadDone {
+        ticket: u64,
+        result: Result<u64, ReadError>,
+    },
 }
 
 /// Where a shard is told. `deliver` is called on the raft and apply threads and must neither block nor fail:
@@ -104,10 +110,14 @@ pub enum ReadError {
 /// This node's part in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    Follower { leader: Option<NodeId> },
+    Follower {
+        leader: Option<NodeId>,
+    },
     Candidate,
     /// `ready` once an entry of `term` has been applied here: actors may activate (rule 3).
-    Leader { ready: bool },
+    Leader {
+        ready: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +188,12 @@ pub type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 /// Carries opaque calls to another node over the batched streams between peers.
 pub trait Forwarder: Send + Sync {
     /// `deadline` bounds the wait here; what the far side needs to know of it is in the payload.
-    fn forward(&self, to: NodeId, payload: Bytes, deadline: std::time::Instant) -> BoxFuture<Result<Bytes, ForwardError>>;
+    fn forward(
+        &self,
+        to: NodeId,
+        payload: Bytes,
+        deadline: std::time::Instant,
+    ) -> BoxFuture<Result<Bytes, ForwardError>>;
 }
 
 /// Answers calls that other nodes forwarded; registered by the runtime.

@@ -1,3 +1,30 @@
 //! Raft: orders commits and says when they are durable. Does not know what a case is (design §1, §5).
+//!
+//! Code map
+//! - `api` what the runtime may ask and is told (traits only)
+//! - `core` pure state machines: the driver around raft-rs, waiters, clock guard, agreement on hashes, pins.
+//!   No I/O, no clock, no thread; the simulator runs the same code in virtual time
+//! - `shell` the raft thread, the apply thread and the watchdog: they do what the core asks, in its order
+//! - `transport` how nodes reach each other: the trait, and gRPC over connections the node layer makes
+//! - `handle` [`Cluster::start`] and [`ClusterHandle`], the one thing others hold
+//!
+//! Members are fixed by `okno init` in this version. Membership change, snapshots and log cutting have their
+//! places: `core::check` (the messages refused today), `shell::apply` (a configuration entry ends the slice) and
+//! `core::log_view` (`snapshot`, `first_index`).
 
 pub mod api;
+pub mod core;
+pub mod handle;
+pub mod settings;
+pub mod shell;
+pub mod status;
+pub mod transport;
+
+pub use api::NodeId;
+pub use handle::{Cluster, ClusterError, ClusterHandle, ClusterParts};
+pub use settings::{ClusterSettings, FEATURE_LEVEL};
+pub use shell::fatal::{Fatal, ProcessExit};
+pub use status::{ClusterStatus, MemberDigests, MemberStatus, NodePhase, TransferError};
+pub use transport::{
+    ConnectError, ForwardError, ForwardHandler, PeerConnector, PeerIdentity, Transport, grpc::PeerService,
+};

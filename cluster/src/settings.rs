@@ -1,0 +1,121 @@
+//! Timings and bounds of the cluster part. Every bound is named here with its reason (rule 10).
+
+use std::time::Duration;
+
+/// Highest replicated feature level this binary knows (rule 9). Level 1 is everything up to the first release.
+pub const FEATURE_LEVEL: u32 = 1;
+/// Version of the protocol between nodes; peers of another version are refused at the handshake.
+pub const PROTOCOL: u32 = 1;
+
+/// Proposals whose outcome is open. 16,384 commits are about a second of work at the aimed rate; their outcome
+/// slots are what lets raft and apply deliver without ever blocking (rule 11).
+pub const IN_FLIGHT_MAX: usize = 16_384;
+/// Bytes of those proposals: they stand in memory until applied.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// Reads and waits for an index that are open; one slot is some 100 bytes.
+pub const READS_MAX: usize = 65_536;
+/// ReadIndex rounds under way: one travels, one is about to; more would only add heartbeats.
+pub const READ_ROUNDS_MAX: usize = 2;
+/// Committed entries not yet applied beyond which the leader admits nothing and a follower drops MsgAppend
+/// (rule 11): twice what may be in flight, so that a healthy leader never meets it.
+pub const BACKLOG_MAX: u64 = 2 * IN_FLIGHT_MAX as u64;
+/// Bytes of entries in one MsgAppend; with framing it stays far below [`FRAME_BYTES_MAX`] (trap 9).
+pub const APPEND_BYTES_MAX: u64 = 1 << 20;
+/// MsgAppends under way to one follower.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
+/// Bytes of entries that one MsgPropose may hold: a batch is one append and one fsync on every node.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Messages waiting for the raft thread; raft sends again what is dropped.
+pub const INBOX_MESSAGES_MAX: usize = 16_384;
+/// Entries in one apply batch: bounds the batch's memory and how long outcomes wait for it.
+pub const SLICE_ENTRIES_MAX: u64 = 1_024;
+/// Bytes of entries in one apply batch.
+pub const SLICE_BYTES_MAX: usize = 2 << 20;
+/// Distance of the indexes at which members compare their hash chains (rule 15).
+pub const CHAIN_EVERY: u64 = 1_024;
+/// Messages waiting for one peer; raft sends again what is dropped.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 4_096;
+/// Bytes of entries waiting for one peer.
+pub const PEER_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Forwarded calls waiting for their answer, per peer and direction.
+pub const FORWARDS_MAX: usize = 16_384;
+/// A forwarded call's body: twice the largest client message.
+pub const FORWARD_BYTES_MAX: usize = 2 << 20;
+/// Bytes put into one frame; one message more may follow.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+/// What a receiver takes: a full frame plus the largest single message.
+pub const FRAME_RECEIVE_MAX: usize = 16 << 20;
+
+/// What a node's settings file may change.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// One tick of raft's logical clock.
+    pub tick: Duration,
+    /// A leader's heartbeat, rounded up to ticks.
+    pub heartbeat: Duration,
+    /// Election timeouts are drawn from this range, rounded to ticks.
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// Proposals are parked at most this long while leadership is handed over.
+    pub transfer_park: Duration,
+    /// A ReadIndex round that is not confirmed by then is asked again, under a new context (trap 6).
+    pub read_round: Duration,
+    /// A shard's question whether this node still leads is answered "timed out" after this.
+    pub read_timeout: Duration,
+    /// The watchdog gives up on a disk that does not return (rule 11).
+    pub disk_hung: Duration,
+    /// A disk slower than this for one append hands leadership over.
+    pub disk_slow: Duration,
+    /// Makes the election timeouts differ between clusters; the same seed gives the same timeouts.
+    pub seed: u64,
+    /// Cluster name a peer's certificate must carry; `None` checks the node id alone.
+    pub certificate_cluster: Option<String>,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(50),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1_000),
+            transfer_park: Duration::from_secs(2),
+            read_round: Duration::from_millis(250),
+            read_timeout: Duration::from_secs(2),
+            disk_hung: Duration::from_secs(10),
+            disk_slow: Duration::from_secs(1),
+            seed: 0,
+            certificate_cluster: None,
+        }
+    }
+}
+
+impl ClusterSettings {
+    /// Says what is wrong with the timings, naming the setting.
+    pub fn check(&self) -> Result<(), String> {
+        if self.tick.is_zero() || self.tick > Duration::from_secs(1) {
+            return Err("cluster.tick: expected more than 0 and at most 1s".into());
+        }
+        if self.heartbeat < self.tick {
+            return Err("cluster.heartbeat: expected at least cluster.tick".into());
+        }
+        if self.election_min < self.heartbeat * 3 {
+            return Err("cluster.election_min: expected at least three heartbeats".into());
+        }
+        if self.election_max < self.election_min + self.tick * 2 {
+            return Err(
+                "cluster.election_max: expected at least two ticks more than cluster.election_min".into()
+            );
+        }
+        if self.disk_hung < self.disk_slow {
+            return Err("cluster.disk_hung: expected at least cluster.disk_slow".into());
+        }
+        Ok(())
+    }
+
+    /// A duration in ticks, rounded up, at least one.
+    pub fn ticks(&self, span: Duration) -> usize {
+        let tick = self.tick.as_micros().max(1);
+        usize::try_from(span.as_micros().div_ceil(tick)).unwrap_or(usize::MAX).max(1)
+    }
+}

@@ -1,0 +1,111 @@
+//! What a node says about itself and about the cluster, for health checks, the admin service and `oknoctl`.
+
+use crate::api::{NodeId, Role};
+use uuid::Uuid;
+
+/// Where a node is in its life. Followed through [`crate::ClusterHandle::phases`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodePhase {
+    /// Opening stores.
+    Starting,
+    /// Waiting until the incarnations of all members are known (rule 14): neither votes nor serves.
+    Pinning { missing: Vec<NodeId> },
+    /// In the cluster. Whether it leads, and whether there is a leader, is the role's business.
+    Serving,
+    /// Closed to raft and clients; health and admin stay open (rule 12).
+    Quarantined { reason: String, remedy: String },
+    /// Going down.
+    Stopping,
+}
+
+impl NodePhase {
+    pub fn is_serving(&self) -> bool {
+        matches!(self, Self::Serving)
+    }
+    /// One word, for metrics and tables.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Pinning { .. } => "pinning",
+            Self::Serving => "serving",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// One member as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    pub id: NodeId,
+    /// host:port other nodes reach it at.
+    pub address: String,
+    /// This node's stream to it is up (always true for itself).
+    pub connected: bool,
+    /// Highest log index known to be on its disk; only a leader knows.
+    pub match_index: Option<u64>,
+    /// What it last said it had applied.
+    pub applied: Option<u64>,
+    /// Its clock minus ours, if heard within 2 s; 0 for this node.
+    pub clock_offset_ms: Option<i64>,
+    /// Highest feature level its binary knows, once it has said hello.
+    pub feature_level: Option<u32>,
+    /// It told us that it quarantined itself.
+    pub quarantined: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub node_id: NodeId,
+    pub cluster: Uuid,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    pub role: Role,
+    /// Highest index known to be committed and handed to apply.
+    pub commit: u64,
+    pub applied: u64,
+    pub last_index: u64,
+    pub members: Vec<MemberStatus>,
+    /// Replicated time (rule 7).
+    pub time_ms: i64,
+    /// Hash chain at `applied` (rule 15).
+    pub chain: [u8; 32],
+    pub phase: NodePhase,
+    /// Replicated feature level (rule 9).
+    pub level: u32,
+    /// What must be looked at; empty when all is well.
+    pub alarms: Vec<String>,
+}
+
+/// A hash that must be the same on every member at this index (rule 15).
+pub type Point = (u64, [u8; 32]);
+
+/// What a member says its hashes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberDigests {
+    pub node: NodeId,
+    /// Hash chain at multiples of 1,024 and at markers, oldest first; the last 16.
+    pub chains: Vec<Point>,
+    /// Digest of all rows at the newest marker it has digested.
+    pub digest: Option<Point>,
+}
+
+/// Why leadership was not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<NodeId> },
+    #[error("no other member is near enough to take over")]
+    NoTarget,
+    #[error("the target is not a voting member other than the leader")]
+    BadTarget,
+    #[error("another transfer is under way")]
+    Busy,
+    #[error("the target did not take over in time")]
+    TimedOut,
+    /// Leadership went to another node than the one asked for.
+    #[error("another member took over")]
+    Elsewhere { leader: NodeId },
+    #[error("the node is closed")]
+    Closed,
+}
