@@ -7,13 +7,13 @@
 //! - What rests on a provisional calendar says so.
 
 use super::{
+    CALENDAR_YEAR_MISSING, DATE_OUT_OF_RANGE,
     entity::Catalogue,
     model::{Calendar, CalendarKey, DayKind, Service, Term},
 };
-use crate::entity::{Refusal, RefusalClass};
+use crate::{entity::Refusal, refusal::refuse};
 use jiff::civil::{Date, Weekday};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// The longest term that is computed, in days: three years. No service has a longer one; it bounds the walk.
 pub const TERM_DAYS_MAX: u16 = 1_096;
@@ -36,31 +36,18 @@ fn key(year: &i16, region: &str) -> String {
 
 impl From<CatalogueError> for Refusal {
     fn from(error: CatalogueError) -> Self {
-        let mut details = BTreeMap::new();
-        let (reason, text_ru, text_en) = match &error {
+        match error {
             CatalogueError::YearMissing { year, region } => {
-                details.insert("year".to_owned(), year.to_string());
-                if !region.is_empty() {
-                    details.insert("region".to_owned(), region.clone());
-                }
                 let of_ru = if region.is_empty() { String::new() } else { format!(" региона {region}") };
                 let of_en = if region.is_empty() { String::new() } else { format!(" of region {region}") };
-                (
-                    "CALENDAR_YEAR_MISSING",
-                    format!("Не загружен производственный календарь{of_ru} на {year} год: срок не может быть вычислен"),
-                    format!("No production calendar{of_en} is loaded for {year}: the deadline cannot be computed"),
-                )
+                let mut refusal = refuse(CALENDAR_YEAR_MISSING).with("year", year.to_string());
+                refusal.text_ru =
+                    format!("Не загружен производственный календарь{of_ru} на {year} год: срок не может быть вычислен");
+                refusal.text_en = format!("No production calendar{of_en} is loaded for {year}: the deadline cannot be computed");
+                if region.is_empty() { refusal } else { refusal.with("region", region) }
             }
-            CatalogueError::OutOfRange { near } => {
-                details.insert("near".to_owned(), near.to_string());
-                (
-                    "DATE_OUT_OF_RANGE",
-                    format!("Дата выходит за допустимые пределы (около {near})"),
-                    format!("The date is out of range (near {near})"),
-                )
-            }
-        };
-        Refusal { class: RefusalClass::FailedPrecondition, reason: reason.to_owned(), text_ru, text_en, details }
+            CatalogueError::OutOfRange { near } => refuse(DATE_OUT_OF_RANGE).with("near", near.to_string()),
+        }
     }
 }
 

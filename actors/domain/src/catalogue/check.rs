@@ -2,16 +2,14 @@
 //! whoever edits the files mends them in one go; the whole load is refused when there is one.
 
 use super::{
+    CATALOGUE_INVALID,
     calendar::TERM_DAYS_MAX,
     entity::{Catalogue, Load},
     model::{Authority, Calendar, Service, Source, Term, Text},
 };
-use crate::entity::{Refusal, RefusalClass};
+use crate::{entity::Refusal, refusal::refuse};
 use jiff::civil::{Date, Weekday, date};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeSet, fmt};
 
 /// Problems told at once; more are counted only. A page of errors is what a person reads in one go.
 pub const PROBLEMS_MAX: usize = 50;
@@ -62,18 +60,15 @@ impl fmt::Display for Problem {
 
 /// The refusal of a load, naming each problem.
 pub fn refusal(problems: &[Problem]) -> Refusal {
-    let mut details = BTreeMap::new();
+    let mut refusal = refuse(CATALOGUE_INVALID);
     for problem in problems.iter().take(PROBLEMS_MAX) {
-        details.entry(problem.place()).or_insert_with(|| format!("expected {}, found {}", problem.expected, problem.found));
+        let told = format!("expected {}, found {}", problem.expected, problem.found);
+        refusal.details.entry(problem.place()).or_insert(told);
     }
     let (count, first) = (problems.len(), problems.first().map(ToString::to_string).unwrap_or_default());
-    Refusal {
-        class: RefusalClass::InvalidArgument,
-        reason: "CATALOGUE_INVALID".to_owned(),
-        text_ru: format!("Каталог не загружен, ошибок: {count}. Первая: {first}"),
-        text_en: format!("The catalogue was not loaded, errors: {count}. The first: {first}"),
-        details,
-    }
+    refusal.text_ru = format!("Каталог не загружен, ошибок: {count}. Первая: {first}");
+    refusal.text_en = format!("The catalogue was not loaded, errors: {count}. The first: {first}");
+    refusal
 }
 
 /// Collects problems under a key prefix.

@@ -8,11 +8,16 @@
 //! - a record is only ever put, never removed: cases begun under it need it (`active = false` stops new ones).
 
 use super::{
+    CATALOGUE_EMPTY_LOAD,
     check::{self, Problem},
     model::{Authority, Calendar, CalendarKey, Service},
 };
-use crate::entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, RefusalClass, Row};
-use crate::message::Message;
+use crate::{
+    access,
+    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
+    message::Message,
+    refusal::{MESSAGE_UNEXPECTED, TIMER_UNKNOWN, refuse},
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -185,12 +190,7 @@ impl Catalogue {
 
     fn decide_load(&self, load: &Load) -> Result<Decision<Self>, Refusal> {
         if load.is_empty() {
-            return Err(refusal(
-                RefusalClass::InvalidArgument,
-                "CATALOGUE_EMPTY_LOAD",
-                "В загрузке нет ни одной услуги, органа или календаря",
-                "The load has no service, authority or calendar",
-            ));
+            return Err(refuse(CATALOGUE_EMPTY_LOAD));
         }
         let problems = check::load(load, self);
         if !problems.is_empty() {
@@ -213,16 +213,6 @@ impl Catalogue {
         }
         let reply = Reply::Loaded { version, changed, unchanged };
         Ok(Decision { events, reply, sends: Vec::new(), timers: Vec::new() })
-    }
-}
-
-fn refusal(class: RefusalClass, reason: &str, text_ru: &str, text_en: &str) -> Refusal {
-    Refusal {
-        class,
-        reason: reason.to_owned(),
-        text_ru: text_ru.to_owned(),
-        text_en: text_en.to_owned(),
-        details: BTreeMap::new(),
     }
 }
 
@@ -249,21 +239,11 @@ impl Entity for Catalogue {
     }
 
     fn receive(&self, _source: &EntityRef, _message: &Message, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
-        Err(refusal(
-            RefusalClass::FailedPrecondition,
-            "CATALOGUE_MESSAGE_UNEXPECTED",
-            "Каталог не принимает сообщений от других объектов",
-            "The catalogue takes no messages from other entities",
-        ))
+        Err(refuse(MESSAGE_UNEXPECTED))
     }
 
     fn fire(&self, _timer: &str, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
-        Err(refusal(
-            RefusalClass::FailedPrecondition,
-            "CATALOGUE_TIMER_UNKNOWN",
-            "У каталога нет таймеров",
-            "The catalogue has no timers",
-        ))
+        Err(refuse(TIMER_UNKNOWN))
     }
 
     fn evolve(&mut self, event: &Event, meta: &EventMeta) {
@@ -318,15 +298,7 @@ impl Entity for Catalogue {
         Reply::Nothing
     }
 
-    fn authorise(_command: &Command, context: &Context<'_>) -> Result<(), Refusal> {
-        if context.origin.principal.kind == "admin" {
-            return Ok(());
-        }
-        Err(refusal(
-            RefusalClass::PermissionDenied,
-            "CATALOGUE_PERMISSION",
-            "Загружать каталог может только администратор",
-            "Only an administrator may load the catalogue",
-        ))
+    fn authorise(&self, _command: &Command, context: &Context<'_>) -> Result<(), Refusal> {
+        if access::administers(context) { Ok(()) } else { Err(access::denied(context)) }
     }
 }

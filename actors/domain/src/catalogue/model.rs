@@ -201,7 +201,8 @@ pub struct Service {
     pub active: bool,
     /// Days of execution, as the act counts them.
     pub execution: Term,
-    /// Days of delivering the result back to the office, counted after execution.
+    /// Days of carriage between the office and the authority, counted after execution. Zero while the region's
+    /// agreement with the authority has not been entered: then `delivery_source` is not verified.
     pub delivery: Term,
     /// Of the execution term.
     pub source: Source,
@@ -217,9 +218,10 @@ pub struct Service {
 }
 
 impl Service {
-    /// Are both terms, execution and delivery, confirmed? If not, whoever shows a deadline shows that too.
+    /// Is what the deadline rests on confirmed? If not, whoever shows a deadline shows that too. A delivery of no
+    /// days claims nothing and needs no confirmation.
     pub fn term_verified(&self) -> bool {
-        self.source.verified && self.delivery_source.verified
+        self.source.verified && (self.delivery.days == 0 || self.delivery_source.verified)
     }
 
     pub fn document(&self, code: &str) -> Option<&DocumentKind> {
