@@ -6,7 +6,7 @@
 //! root and the parts its events touched (rule 8).
 //!
 //! Laws, each a property test: `load(root, parts) == fold(events)`; an event's `touched` names every part whose
-//! value it changes; `rows` of the root and of untouched parts do not change.
+//! value it changes; only the rows of the root and of touched parts may change with an event.
 
 use crate::{catalogue::Catalogue, directory::Directory, message::Message};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -161,8 +161,9 @@ pub trait Entity: Clone + fmt::Debug + PartialEq + std::marker::Send + 'static {
     fn rows(&self, part: Option<&str>) -> Vec<Row>;
     /// The reply of a decision that answers nobody (messages, timers).
     fn no_reply() -> Self::Reply;
-    /// May this principal give this command? Deny by default (rule 17); called on the leader when it decides.
-    fn authorise(command: &Self::Command, context: &Context<'_>) -> Result<(), Refusal>;
+    /// May this principal give this command to this entity? Deny by default (rule 17); called on the leader
+    /// before it decides, never for messages and timers.
+    fn authorise(&self, command: &Self::Command, context: &Context<'_>) -> Result<(), Refusal>;
 }
 
 /// Shared, immutable worlds for contexts.

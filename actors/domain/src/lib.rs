@@ -1,2 +1,22 @@
 //! The pure domain: what cases, queues, the catalogue and the directory decide and how their states fold
 //! (design §1: it does not know that it is replicated). No I/O, no clock, no randomness.
+//!
+//! Reading order: [`entity`] is the contract with whoever runs an entity, [`registry`] the one list of kinds;
+//! [`case`], [`queue`], [`catalogue`] and [`directory`] are the kinds. A new kind is one module and one
+//! registry line; a new command is one variant, and the compiler names the rest.
+
+pub mod access;
+pub mod case;
+pub mod catalogue;
+pub mod directory;
+pub mod entity;
+pub mod ids;
+pub mod message;
+pub mod people;
+pub mod queue;
+pub mod refusal;
+#[macro_use]
+pub mod registry;
+pub mod rows;
+pub mod time;
+pub mod validators;

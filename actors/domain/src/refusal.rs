@@ -1,0 +1,163 @@
+//! Refusals: every reason code this crate gives, in one list, with its texts; and their construction.
+//!
+//! The codes are part of the public interface: stable, never given another meaning. `docs/reasons.md` is made
+//! from [`ALL`] and the catalogue's own list. A refusal is built from an entry of the list only, so the list is complete.
+
+use crate::entity::{Refusal, RefusalClass};
+
+/// A reason code with what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reason {
+    pub code: &'static str,
+    pub class: RefusalClass,
+    /// For people: Russian first.
+    pub text_ru: &'static str,
+    pub text_en: &'static str,
+}
+
+macro_rules! reasons {
+    ($($code:ident $class:ident $ru:literal $en:literal;)+) => {
+        $(
+            #[doc = $en]
+            pub const $code: Reason =
+                Reason { code: stringify!($code), class: RefusalClass::$class, text_ru: $ru, text_en: $en };
+        )+
+
+        /// Every reason of this module.
+        pub const ALL: &[Reason] = &[$($code,)+];
+    };
+}
+
+reasons! {
+    ACCESS_DENIED PermissionDenied
+        "Недостаточно прав для этого действия"
+        "The caller may not give this command";
+    PERSON_UNKNOWN PermissionDenied
+        "Сотрудник не заведён в справочнике"
+        "No person of the directory has the id of this certificate";
+    OFFICE_FOREIGN PermissionDenied
+        "Действие разрешено только в своём офисе"
+        "The caller does not work in the office this belongs to";
+    FIELD_INVALID InvalidArgument
+        "Поле заполнено неверно"
+        "A field is not as it must be; details name it and what was expected";
+    FIELD_TOO_LONG InvalidArgument
+        "Значение поля слишком длинное"
+        "A field is longer than its bound; details name both";
+    APPLICANT_INVALID InvalidArgument
+        "Сведения о заявителе заполнены неверно"
+        "Details of an applicant are wrong; details name each field and what was expected";
+    MESSAGE_UNEXPECTED FailedPrecondition
+        "Сообщение не может быть принято"
+        "The entity takes no such message";
+    TIMER_UNKNOWN FailedPrecondition
+        "Неизвестный таймер"
+        "The entity has no such timer";
+    CASE_EXISTS FailedPrecondition
+        "Дело с таким номером уже есть"
+        "A case with this id was opened already";
+    CASE_UNKNOWN NotFound
+        "Дело не найдено"
+        "There is no such case";
+    CASE_STEP_IMPOSSIBLE FailedPrecondition
+        "Этот шаг сейчас невозможен"
+        "The step is impossible in the case's state; details name state, step and the possible steps";
+    CASE_CLOSED FailedPrecondition
+        "Дело завершено, документы к нему больше не принимаются"
+        "Documents are no longer added to a case in this state";
+    CASE_LIMIT FailedPrecondition
+        "Достигнут предел записей в деле"
+        "The case has as many entries of this kind as it may; details name the bound";
+    DOCUMENT_UNKNOWN NotFound
+        "Документ в деле не найден"
+        "The case has no document with this number";
+    DOCUMENT_TAKEN_IN FailedPrecondition
+        "Принятый документ нельзя удалить: он указан в расписке"
+        "A document stands on the receipt once the case is accepted, and is not removed";
+    SERVICE_UNKNOWN FailedPrecondition
+        "Услуга не найдена в каталоге"
+        "The catalogue has no such service";
+    SERVICE_INACTIVE FailedPrecondition
+        "Приём по этой услуге прекращён"
+        "No new case is taken for this service";
+    RECEIVER_NOT_ELIGIBLE FailedPrecondition
+        "Заявитель этой категории не может получить услугу"
+        "The service is not rendered to this kind of applicant";
+    REPRESENTATIVE_NOT_ALLOWED FailedPrecondition
+        "Услуга не предоставляется через представителя"
+        "The service is rendered to the applicant in person only";
+    SUSPENSION_REASON_UNKNOWN FailedPrecondition
+        "Такого основания приостановления у услуги нет"
+        "The service has no such suspension reason; details list those it has";
+    REQUEST_UNKNOWN NotFound
+        "Межведомственный запрос в деле не найден"
+        "The case has no interagency request with this number";
+    REQUEST_ANSWERED FailedPrecondition
+        "Ответ на этот запрос уже получен"
+        "The interagency request was answered already";
+    STORAGE_NOT_OVER FailedPrecondition
+        "Срок хранения результата ещё не истёк"
+        "The result's storage term is not over";
+    OFFICE_UNKNOWN FailedPrecondition
+        "Офис не найден в справочнике"
+        "The directory has no such office";
+    OFFICE_IN_USE FailedPrecondition
+        "На офис ссылаются окна или сотрудники"
+        "Windows or people of the directory still name the office";
+    WINDOW_UNKNOWN FailedPrecondition
+        "Окно не найдено в справочнике"
+        "The office has no such window";
+    WINDOW_BUSY FailedPrecondition
+        "Окно занято другим талоном"
+        "The window holds a called ticket or one in service; details name it";
+    WINDOW_OTHER FailedPrecondition
+        "Талон вызван в другое окно"
+        "The ticket is held by another window; details name it";
+    WORKSTATION_TAKEN FailedPrecondition
+        "Рабочая станция уже закреплена за другим окном"
+        "The workstation stands at another window already; details name it";
+    DIRECTORY_LIMIT FailedPrecondition
+        "Достигнут предел записей справочника"
+        "The directory has as many entries of this kind as it may; details name the bound";
+    DIRECTORY_ENTRY_UNKNOWN NotFound
+        "Записи в справочнике нет"
+        "The directory has no such entry";
+    QUEUE_EMPTY FailedPrecondition
+        "В очереди никого нет"
+        "Nobody waits whom this window serves";
+    TICKET_UNKNOWN NotFound
+        "Талон не найден"
+        "The queue has no such ticket";
+    TICKET_STATE FailedPrecondition
+        "Талон в другом состоянии"
+        "The ticket's state does not allow this; details name the state";
+    TICKETS_EXHAUSTED FailedPrecondition
+        "Номера талонов этой группы на сегодня закончились"
+        "All numbers of this letter are given out for the day";
+    TICKET_CASES_LIMIT FailedPrecondition
+        "По этому талону открыто слишком много дел"
+        "As many cases as may be were opened from this ticket";
+    CATEGORY_UNKNOWN FailedPrecondition
+        "Такой льготной категории в офисе нет"
+        "The office has no such priority category; details list those it has";
+}
+
+/// A refusal for a reason, with the texts of the list and no details.
+pub fn refuse(reason: Reason) -> Refusal {
+    Refusal {
+        class: reason.class,
+        reason: reason.code.to_owned(),
+        text_ru: reason.text_ru.to_owned(),
+        text_en: reason.text_en.to_owned(),
+        details: Default::default(),
+    }
+}
+
+impl Refusal {
+    /// Adds a detail.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.details.insert(key.into(), value.into());
+        self
+    }
+}
