@@ -4,6 +4,7 @@
 //! rows they go to; every replica applies it without understanding it ("leader decides, everybody applies",
 //! design §2).
 
+use crate::{error::StorageError, schema};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
@@ -13,6 +14,16 @@ use uuid::Uuid;
 pub const COMMIT_BYTES_MAX: usize = 256 * 1024;
 /// Length an entity key may not pass, in bytes.
 pub const ENTITY_KEY_BYTES_MAX: usize = 96;
+/// Length a timer's name may not pass, in bytes: it stands in every key of its rows.
+pub const TIMER_NAME_BYTES_MAX: usize = 64;
+/// Length a part's name and a row's key may not pass, in bytes: keys are held in memory by filters and indexes.
+pub const PART_NAME_BYTES_MAX: usize = 256;
+/// See [`PART_NAME_BYTES_MAX`].
+pub const ROW_KEY_BYTES_MAX: usize = 1024;
+/// Length the name of a principal or a workstation may not pass, in bytes: it stands in every request key.
+pub const PRINCIPAL_BYTES_MAX: usize = 256;
+/// Length a reason given for a quarantine or a burial may not pass, in bytes.
+pub const REASON_BYTES_MAX: usize = 4096;
 
 /// Names an entity: `<kind>/<id>`, for example `case/018f…` or `sys/founding`.
 ///
@@ -267,6 +278,147 @@ pub struct Commit {
     pub timers: Vec<TimerChange>,
     pub replies: Vec<RememberedReply>,
     pub system: Option<SystemOp>,
+}
+
+impl Commit {
+    /// The commit as it goes into the log. Refuses what breaks a rule of [`Commit::check`] and what is larger
+    /// than [`COMMIT_BYTES_MAX`].
+    pub fn encode(&self) -> Result<Bytes, StorageError> {
+        schema::encode_commit(self)
+    }
+
+    /// Reads an encoded commit; bodies share the memory of `data`.
+    pub fn decode(data: &Bytes) -> Result<Self, StorageError> {
+        schema::decode_commit(data).map(|decoded| decoded.commit)
+    }
+
+    /// What holds for every commit that is encoded or decoded; the text says what does not.
+    pub fn check(&self) -> Result<(), String> {
+        let refuse = |text: &str| Err(format!("{text} ({} {:?})", self.entity, self.id));
+        if self.id.term != self.term || self.id == CommitId::NONE {
+            return refuse("the commit's id is not of its term");
+        }
+        if self.events.is_empty() && !(self.root.is_none() && self.parts.is_empty() && self.rows.is_empty()) {
+            return refuse("a commit without events writes rows");
+        }
+        if !self.events.is_empty() && self.root.is_none() {
+            return refuse("a commit with events has no root");
+        }
+        if self.events.len() > usize::from(u16::MAX) {
+            return refuse("too many events");
+        }
+        if self.system.is_some() && !self.entity.is_system() {
+            return refuse("an entity that is not the cluster's own carries a system operation");
+        }
+        match &self.system {
+            Some(SystemOp::Quarantine { entity, .. }) if entity.is_system() => {
+                return refuse("the cluster's own entities cannot be quarantined: nothing could release them");
+            }
+            Some(SystemOp::Quarantine { reason, .. } | SystemOp::BuryMessage { reason, .. })
+                if reason.len() > REASON_BYTES_MAX =>
+            {
+                return refuse("a reason is too long");
+            }
+            _ => {}
+        }
+        self.check_values().or_else(refuse)?;
+        self.check_messages().or_else(refuse)?;
+        self.check_timers().or_else(refuse)?;
+        self.check_origin().or_else(refuse)
+    }
+
+    fn check_values(&self) -> Result<(), &'static str> {
+        let parts = self.parts.iter().filter_map(|p| p.value.as_ref());
+        let rows = self.rows.iter().filter_map(|r| r.value.as_ref().and_then(Option::as_ref));
+        for value in self.root.iter().chain(parts).chain(rows) {
+            if value.resolve(&self.events).is_none() {
+                return Err("a value points outside the commit's events");
+            }
+        }
+        if self.parts.iter().any(|p| p.part.len() > PART_NAME_BYTES_MAX) {
+            return Err("a part's name is too long");
+        }
+        if self.rows.iter().any(|r| r.key.len() > ROW_KEY_BYTES_MAX) {
+            return Err("a row's key is too long");
+        }
+        Ok(())
+    }
+
+    fn check_messages(&self) -> Result<(), &'static str> {
+        if self.sent.iter().any(|m| m.key.source != self.entity || m.key.commit != self.id) {
+            return Err("a sent message is not the commit's");
+        }
+        if !self.sent.is_sorted_by(|a, b| a.key.place < b.key.place) {
+            return Err("places of sent messages do not ascend");
+        }
+        if self.consumed.iter().any(|k| k.target != self.entity) {
+            return Err("a consumed message is for another entity");
+        }
+        if (1..self.consumed.len()).any(|i| self.consumed[..i].contains(&self.consumed[i])) {
+            return Err("a message is consumed twice");
+        }
+        Ok(())
+    }
+
+    fn check_timers(&self) -> Result<(), &'static str> {
+        for (place, change) in self.timers.iter().enumerate() {
+            let key = change.key();
+            if key.entity != self.entity {
+                return Err("a timer is another entity's");
+            }
+            if key.name.is_empty() || key.name.len() > TIMER_NAME_BYTES_MAX || key.name.contains('\0') {
+                return Err("a timer's name is empty, too long or holds a NUL");
+            }
+            if matches!(change, TimerChange::Set(_)) && key.generation != self.id {
+                return Err("a timer's generation is not the commit that sets it");
+            }
+            let fired = |c: &TimerChange| matches!(c, TimerChange::Fire(k) if k == key);
+            if matches!(change, TimerChange::Fire(_)) && self.timers[..place].iter().any(fired) {
+                return Err("a timer is fired twice");
+            }
+        }
+        Ok(())
+    }
+
+    fn check_origin(&self) -> Result<(), &'static str> {
+        let long = |text: &str| text.len() > PRINCIPAL_BYTES_MAX;
+        if self.origin.as_ref().is_some_and(|o| long(&o.principal) || long(&o.workstation)) {
+            return Err("the name of a principal or workstation is too long");
+        }
+        if self.requests().any(|r| long(&r.key.principal)) {
+            return Err("the name of a principal is too long");
+        }
+        Ok(())
+    }
+
+    /// The requests this commit answers to: its origin's first, then those it remembers replies for.
+    pub fn requests(&self) -> impl Iterator<Item = &RequestRef> {
+        let origin = self.origin.as_ref().and_then(|o| o.request.as_ref());
+        let others = self.replies.iter().map(|r| &r.request).filter(move |r| Some(*r) != origin);
+        origin.into_iter().chain(others)
+    }
+}
+
+impl Value {
+    /// The body's bytes, found in `events` if it points there; `None` if it points outside.
+    pub fn resolve<'a>(&'a self, events: &'a [Record]) -> Option<&'a [u8]> {
+        match &self.body {
+            Body::Inline(bytes) => Some(bytes),
+            Body::OfEvent { event, start, len } => {
+                let body = &events.get(usize::from(*event))?.body;
+                let start = usize::try_from(*start).ok()?;
+                body.get(start..start.checked_add(usize::try_from(*len).ok()?)?)
+            }
+        }
+    }
+}
+
+impl TimerChange {
+    pub fn key(&self) -> &TimerKey {
+        match self {
+            Self::Set(key) | Self::Clear(key) | Self::Fire(key) => key,
+        }
+    }
 }
 
 /// Why apply refused to let a commit take effect. The order of the variants is the order of the checks.

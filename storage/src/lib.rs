@@ -1,12 +1,26 @@
 //! Durable state of one node: engines, log, applied state, identity (design §4).
 //!
 //! Code map: `engine` the contract · `rocks`, `memory` its two implementations · `keys` every key ever written ·
-//! `codec` headers and frozen schemas · `commit` what is replicated · `apply` the pure step (state, entry) →
-//! outcome · `state` the applied state and its readers · `log` raft's log · `identity` the double-slot file.
+//! `codec` headers and encoding · `schema`, `rows` frozen schemas of what is replicated and of what is stored ·
+//! `commit` what is replicated · `apply` the pure step (state, entry) → outcome · `cache` what it keeps in memory ·
+//! `state` the applied state, its owner and its readers · `view` reading it as of one moment · `log` raft's log ·
+//! `identity` the double-slot file.
 
+mod apply;
+mod cache;
+pub mod codec;
 pub mod commit;
 pub mod engine;
 pub mod error;
 pub mod identity;
+pub mod keys;
 pub mod log;
+pub mod memory;
+#[cfg(feature = "rocksdb")]
+pub mod rocks;
+mod rows;
+mod schema;
 pub mod state;
+mod view;
+
+pub use apply::chain_step;

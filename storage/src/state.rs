@@ -4,14 +4,23 @@
 //! Invariant: applied index, term, chain hash, replicated time and configuration state are written in the same
 //! batch as the changes they describe.
 
+pub use crate::view::StateView;
 use crate::{
+    apply::{self, Overlay, Position, Step},
+    cache::{ApplyCaches, RequestFilter},
     commit::{CommitId, EntityKey, Message, Outcome, Record, RequestKey, TimerKey},
-    engine::{Engine, Read},
+    engine::{Batch, Cf, Engine, Read, Sync},
     error::StorageError,
-    log::LogEntry,
+    keys,
+    log::{EntryKind, LogEntry},
+    rows::{self, MarkV1},
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use parking_lot::RwLock;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, AtomicU64, Ordering},
+};
 
 /// Where apply stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +64,8 @@ pub struct JournalEntry {
     pub events: Vec<Record>,
     /// H(rest) of the chain.
     pub rest: [u8; 32],
+    /// H(events) of the chain; of a slim row (not applied, or without events) it stands there without them.
+    pub events_hash: [u8; 32],
     pub chain: [u8; 32],
 }
 
@@ -84,9 +95,41 @@ pub struct AppliedEntry {
     pub moved: bool,
 }
 
+/// What the owner and the readers share.
+pub(crate) struct Shared {
+    pub engine: Arc<dyn Engine>,
+    pub genesis: Genesis,
+    requests: RwLock<RequestFilter>,
+    applied_index: AtomicU64,
+    applied_time: AtomicI64,
+}
+
+impl Genesis {
+    /// The mark as `read` holds it, or as the cluster began.
+    pub(crate) fn mark(&self, read: &dyn Read) -> Result<AppliedMark, StorageError> {
+        let Some(bytes) = read.get(Cf::Meta, keys::MARK)? else {
+            let Self { chain, conf_state } = self.clone();
+            return Ok(AppliedMark { index: 0, term: 0, chain, time_ms: 0, conf_state, commit: 0 });
+        };
+        let MarkV1(index, term, chain, time_ms) = rows::parse_mark(&bytes)?;
+        let (commit, conf_state) = match read.get(Cf::Meta, keys::NODE_MARK)? {
+            Some(bytes) => rows::parse_node_mark(&bytes)?,
+            None => return Err(crate::codec::corrupt("commit mark", "missing beside the applied mark")),
+        };
+        Ok(AppliedMark { index, term, chain, time_ms, conf_state, commit })
+    }
+}
+
 /// Owner of the applied state; lives on the apply thread.
+///
+/// Invariants: unless `held`, `mark` and the caches say what the engine holds. While `held`, a configuration
+/// entry is applied but not written, because the configuration it leads to is not known yet: both must be in one
+/// batch, or a crash between them would start the node with a configuration older than its applied index.
 pub struct StateStore {
-    _engine: Arc<dyn Engine>,
+    shared: Arc<Shared>,
+    mark: AppliedMark,
+    caches: ApplyCaches,
+    held: Option<Batch>,
 }
 
 impl StateStore {
@@ -94,27 +137,119 @@ impl StateStore {
     /// `genesis` is h₀ = H(cluster id ‖ initial member list) and the initial configuration state; used when
     /// nothing was ever applied.
     pub fn open(engine: Arc<dyn Engine>, genesis: Genesis) -> Result<Self, StorageError> {
-        let _ = (engine, genesis);
-        todo!()
+        let mark = genesis.mark(&*engine)?;
+        let caches = ApplyCaches::load(&*engine)?;
+        let requests = RwLock::new(RequestFilter::load(&*engine, mark.time_ms)?);
+        let (applied_index, applied_time) = (AtomicU64::new(mark.index), AtomicI64::new(mark.time_ms));
+        let shared = Shared { engine, genesis, requests, applied_index, applied_time };
+        Ok(Self { shared: Arc::new(shared), mark, caches, held: None })
     }
+
     pub fn mark(&self) -> &AppliedMark {
-        todo!()
+        &self.mark
     }
+
     /// Applies contiguous entries following `mark().index` as one unsynced batch (the caller bounds the slice).
-    /// Stops early after an entry carrying `SystemOp::Marker` and after a configuration entry, so the
+    /// Stops early after an entry carrying `SystemOp::Marker`, and before and after a configuration entry, so the
     /// returned `last` may be smaller than the last entry given: call again with the rest.
     /// `commit` is raft's commit index known to the caller (≥ the last entry's index).
+    ///
+    /// A configuration entry comes alone in its slice; it is written when [`StateStore::set_conf_state`] says
+    /// what it led to, and nothing is applied before that.
+    ///
+    /// An error changes nothing and stops apply: the entry can be neither skipped nor guessed at (rule 9).
     pub fn apply(&mut self, entries: &[LogEntry], commit: u64) -> Result<AppliedSlice, StorageError> {
-        let _ = (entries, commit);
-        todo!()
+        if self.held.is_some() {
+            return Err(crate::codec::corrupt(
+                "apply order",
+                "a configuration entry waits for its configuration state",
+            ));
+        }
+        let at = Position {
+            index: self.mark.index,
+            term: self.mark.term,
+            chain: self.mark.chain,
+            time_ms: self.mark.time_ms,
+        };
+        let engine = self.shared.engine.clone();
+        let mut slice = AppliedSlice {
+            first: at.index + 1,
+            last: at.index,
+            time_ms: at.time_ms,
+            entries: Vec::with_capacity(entries.len()),
+            marker: None,
+        };
+        let mut step = Step::new(&*engine, &mut self.caches, &self.shared.requests, at);
+        let mut configuration = false;
+        for entry in entries {
+            configuration = entry.kind == EntryKind::Configuration;
+            if configuration && !slice.entries.is_empty() {
+                configuration = false;
+                break;
+            }
+            let applied = step.apply(entry)?;
+            slice.entries.push(applied.entry);
+            if applied.marker {
+                slice.marker = Some(entry.index);
+            }
+            if applied.marker || configuration {
+                break;
+            }
+        }
+        if slice.entries.is_empty() {
+            return Ok(slice);
+        }
+        let Step { at, overlay, mut batch, .. } = step;
+        (slice.last, slice.time_ms) = (at.index, at.time_ms);
+        let mark = AppliedMark {
+            index: at.index,
+            term: at.term,
+            chain: at.chain,
+            time_ms: at.time_ms,
+            conf_state: self.mark.conf_state.clone(),
+            commit: commit.max(at.index).max(self.mark.commit),
+        };
+        batch.put(Cf::Meta, keys::MARK.to_vec(), rows::mark(&MarkV1(at.index, at.term, at.chain, at.time_ms))?);
+        if configuration {
+            self.held = Some(batch);
+            self.mark = mark;
+            return Ok(slice);
+        }
+        batch.put(Cf::Meta, keys::NODE_MARK.to_vec(), rows::node_mark(mark.commit, &mark.conf_state)?);
+        self.write(batch, mark, overlay)?;
+        Ok(slice)
     }
-    /// Records the configuration state that raft computed for the configuration entry just applied.
+
+    /// Records the configuration state that raft computed for the configuration entry just applied, together with
+    /// that entry.
     pub fn set_conf_state(&mut self, conf_state: Bytes) -> Result<(), StorageError> {
-        let _ = conf_state;
-        todo!()
+        let mut batch = self.held.take().unwrap_or_default();
+        let mark = AppliedMark { conf_state, ..self.mark.clone() };
+        batch.put(Cf::Meta, keys::NODE_MARK.to_vec(), rows::node_mark(mark.commit, &mark.conf_state)?);
+        if mark.index == 0 {
+            // Nothing was ever applied: the two marks stand together or not at all.
+            let first = MarkV1(mark.index, mark.term, mark.chain, mark.time_ms);
+            batch.put(Cf::Meta, keys::MARK.to_vec(), rows::mark(&first)?);
+        }
+        self.write(batch, mark, Overlay::default())
     }
+
+    fn write(&mut self, batch: Batch, mark: AppliedMark, overlay: Overlay) -> Result<(), StorageError> {
+        self.shared.engine.write(batch, Sync::No)?;
+        self.mark = mark;
+        apply::settle(overlay, self.mark.time_ms, &mut self.caches, &self.shared.requests);
+        self.publish();
+        Ok(())
+    }
+
+    /// Last of all, so that who sees the index finds the rows and caches as of it.
+    fn publish(&self) {
+        self.shared.applied_time.store(self.mark.time_ms, Ordering::Release);
+        self.shared.applied_index.store(self.mark.index, Ordering::Release);
+    }
+
     pub fn reader(&self) -> StateReader {
-        todo!()
+        StateReader { shared: self.shared.clone() }
     }
 }
 
@@ -128,12 +263,7 @@ pub struct Genesis {
 /// Reads the applied state; cheap to clone, callable from any thread. Multi-row reads go through a view.
 #[derive(Clone)]
 pub struct StateReader {
-    _engine: Arc<dyn Engine>,
-}
-
-/// A consistent point-in-time view.
-pub struct StateView {
-    _read: Arc<dyn Read>,
+    shared: Arc<Shared>,
 }
 
 /// A remembered request.
@@ -146,84 +276,16 @@ pub struct RememberedRequest {
 
 impl StateReader {
     pub fn view(&self) -> StateView {
-        todo!()
+        StateView::new(self.shared.engine.view(), self.shared.clone())
     }
-    /// Lock-free copy of the latest mark's index and time, updated after each apply.
+    /// Lock-free copy of the latest mark's index and time, updated after each apply. The time is that of the
+    /// index or of a later one.
     pub fn applied(&self) -> (u64, i64) {
-        todo!()
+        let index = self.shared.applied_index.load(Ordering::Acquire);
+        (index, self.shared.applied_time.load(Ordering::Acquire))
     }
     /// Through the shared request cache; falls back to one read.
     pub fn request(&self, key: &RequestKey) -> Result<Option<RememberedRequest>, StorageError> {
-        let _ = key;
-        todo!()
-    }
-}
-
-impl StateView {
-    pub fn mark(&self) -> Result<AppliedMark, StorageError> {
-        todo!()
-    }
-    pub fn entity(&self, key: &EntityKey) -> Result<Option<StoredEntity>, StorageError> {
-        let _ = key;
-        todo!()
-    }
-    pub fn part(&self, key: &EntityKey, part: &[u8]) -> Result<Option<Record>, StorageError> {
-        let _ = (key, part);
-        todo!()
-    }
-    /// Reason of an entity's quarantine.
-    pub fn quarantined(&self, key: &EntityKey) -> Result<Option<String>, StorageError> {
-        let _ = key;
-        todo!()
-    }
-    pub fn quarantines(&self, limit: usize) -> Result<Vec<(EntityKey, String)>, StorageError> {
-        let _ = limit;
-        todo!()
-    }
-    /// Rows of a table whose row key is in `[from, to)`, with their entity, in order; `after` resumes behind a
-    /// row returned before (key and entity).
-    pub fn rows(
-        &self,
-        table: u16,
-        from: &[u8],
-        to: &[u8],
-        after: Option<(&[u8], &EntityKey)>,
-        limit: usize,
-    ) -> Result<Vec<(Bytes, EntityKey)>, StorageError> {
-        let _ = (table, from, to, after, limit);
-        todo!()
-    }
-    /// Journal rows of one entity with index > `after`, oldest first.
-    pub fn history(&self, key: &EntityKey, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
-        let _ = (key, after, limit);
-        todo!()
-    }
-    /// Journal rows by global position (log index) > `after`.
-    pub fn journal(&self, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
-        let _ = (after, limit);
-        todo!()
-    }
-    /// Outbox messages with key > `after`, in key order (target, source, commit, place).
-    pub fn outbox(&self, after: Option<&crate::commit::MessageKey>, limit: usize) -> Result<Vec<Message>, StorageError> {
-        let _ = (after, limit);
-        todo!()
-    }
-    pub fn message(&self, key: &crate::commit::MessageKey) -> Result<Option<Message>, StorageError> {
-        let _ = key;
-        todo!()
-    }
-    /// Timers with key > `after` and due at or before `until_ms`, in order of due time.
-    pub fn timers(&self, after: Option<&TimerKey>, until_ms: i64, limit: usize) -> Result<Vec<TimerKey>, StorageError> {
-        let _ = (after, until_ms, limit);
-        todo!()
-    }
-    /// Digest of every row outside the log and node-local meta, in key order per column family (rule 15).
-    /// Reads everything: run it off the hot threads.
-    pub fn digest(&self) -> Result<[u8; 32], StorageError> {
-        todo!()
-    }
-    /// The founding commit's facts, once applied.
-    pub fn founding(&self) -> Result<Option<(uuid::Uuid, Vec<crate::commit::MemberRecord>)>, StorageError> {
-        todo!()
+        apply::remembered(&*self.shared.engine, &self.shared.requests, &keys::request(key))
     }
 }

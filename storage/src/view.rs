@@ -1,0 +1,238 @@
+//! Reading the applied state as of one moment.
+
+use crate::{
+    codec::{self, corrupt},
+    commit::{EntityKey, MemberRecord, Message, MessageKey, Record, TimerKey},
+    engine::{Cf, Read},
+    error::StorageError,
+    keys, rows,
+    state::{AppliedMark, JournalEntry, Shared, StoredEntity},
+};
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use std::{ops::ControlFlow, sync::Arc};
+use uuid::Uuid;
+
+/// A consistent point-in-time view. It pins resources of the engine: hold it briefly.
+pub struct StateView {
+    read: Arc<dyn Read>,
+    shared: Arc<Shared>,
+}
+
+impl StateView {
+    pub(crate) fn new(read: Arc<dyn Read>, shared: Arc<Shared>) -> Self {
+        Self { read, shared }
+    }
+
+    pub fn mark(&self) -> Result<AppliedMark, StorageError> {
+        self.shared.genesis.mark(&*self.read)
+    }
+
+    pub fn entity(&self, key: &EntityKey) -> Result<Option<StoredEntity>, StorageError> {
+        let (from, to) = keys::entity_range(key);
+        let mut root = None;
+        let parts = self.collect(Cf::Entity, &from, &to, usize::MAX, |stored, value| {
+            let value = keys::owned(value);
+            match keys::part_name(key, stored)? {
+                None => {
+                    root = Some(rows::parse_root(&value)?);
+                    Ok(None)
+                }
+                Some(name) => Ok(Some((keys::owned(name), codec::unframe(&value)?))),
+            }
+        })?;
+        match root {
+            Some((head, root)) => {
+                Ok(Some(StoredEntity { key: key.clone(), head: head.id, head_index: head.index, root, parts }))
+            }
+            None if parts.is_empty() => Ok(None),
+            None => Err(corrupt("entity", format!("{key} has parts and no root"))),
+        }
+    }
+
+    pub fn part(&self, key: &EntityKey, part: &[u8]) -> Result<Option<Record>, StorageError> {
+        self.read.get(Cf::Entity, &keys::part(key, part))?.map(|bytes| codec::unframe(&bytes)).transpose()
+    }
+
+    /// Reason of an entity's quarantine.
+    pub fn quarantined(&self, key: &EntityKey) -> Result<Option<String>, StorageError> {
+        self.read.get(Cf::Meta, &keys::quarantine(key))?.map(|bytes| rows::parse_quarantine(&bytes)).transpose()
+    }
+
+    pub fn quarantines(&self, limit: usize) -> Result<Vec<(EntityKey, String)>, StorageError> {
+        let (from, to) = keys::QUARANTINES;
+        self.collect(Cf::Meta, from, to, limit, |key, value| {
+            Ok(Some((keys::parse_quarantine(key)?, rows::parse_quarantine(value)?)))
+        })
+    }
+
+    /// Rows of a table whose row key is in `[from, to)` (an empty `to`: to the table's end), with their entity, in
+    /// order; `after` resumes behind a row returned before (key and entity).
+    ///
+    /// A row's entity stands behind its key without a separator, so the row keys of one table must be free of
+    /// prefixes: of fixed length, or ended by a byte that does not occur in them.
+    pub fn rows(
+        &self,
+        table: u16,
+        from: &[u8],
+        to: &[u8],
+        after: Option<(&[u8], &EntityKey)>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, EntityKey)>, StorageError> {
+        let mut first = keys::table_key(table, from);
+        if let Some((key, entity)) = after {
+            first = first.max(keys::behind(keys::row(table, key, entity)));
+        }
+        let last = if to.is_empty() { keys::table_end(table) } else { keys::table_key(table, to) };
+        self.collect(Cf::Row, &first, &last, limit, |stored, _| {
+            let (key, entity) = keys::row_parts(stored)?;
+            Ok((key >= from).then(|| (keys::owned(key), entity)))
+        })
+    }
+
+    /// The value of one row: `Some(None)` when it is key-only.
+    pub fn row(&self, table: u16, key: &[u8], entity: &EntityKey) -> Result<Option<Option<Record>>, StorageError> {
+        match self.read.get(Cf::Row, &keys::row(table, key, entity))? {
+            Some(bytes) if bytes.is_empty() => Ok(Some(None)),
+            Some(bytes) => Ok(Some(Some(codec::unframe(&bytes)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Journal rows of one entity with index > `after`, oldest first.
+    pub fn history(&self, key: &EntityKey, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
+        let from = keys::journal_of_entity(key, after.saturating_add(1));
+        let to = keys::journal_of_entity(key, u64::MAX);
+        let indexes = self.collect(Cf::Journal, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
+        indexes
+            .into_iter()
+            .map(|index| match self.read.get(Cf::Journal, &keys::journal(index))? {
+                Some(bytes) => rows::parse_journal(index, &bytes),
+                None => Err(corrupt("journal", format!("row {index} of {key} is missing"))),
+            })
+            .collect()
+    }
+
+    /// Journal rows by global position (log index) > `after`.
+    pub fn journal(&self, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
+        let from = keys::journal(after.saturating_add(1));
+        self.collect(Cf::Journal, &from, keys::JOURNAL_END, limit, |key, value| {
+            Ok(Some(rows::parse_journal(keys::journal_index(key)?, &keys::owned(value))?))
+        })
+    }
+
+    /// Outbox messages with key > `after`, in key order (target, source, commit, place).
+    pub fn outbox(&self, after: Option<&MessageKey>, limit: usize) -> Result<Vec<Message>, StorageError> {
+        let from = after.map(|key| keys::behind(keys::message(key))).unwrap_or_default();
+        self.messages(&from, keys::END, limit)
+    }
+
+    /// Messages waiting for one target, in order of (source, commit, place).
+    pub fn outbox_of(&self, target: &EntityKey, limit: usize) -> Result<Vec<Message>, StorageError> {
+        let (from, to) = keys::outbox_of(target);
+        self.messages(&from, &to, limit)
+    }
+
+    fn messages(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Message>, StorageError> {
+        self.collect(Cf::Outbox, from, to, limit, |key, value| {
+            Ok(Some(rows::parse_message(keys::parse_message(key)?, &keys::owned(value))?))
+        })
+    }
+
+    pub fn message(&self, key: &MessageKey) -> Result<Option<Message>, StorageError> {
+        let row = self.read.get(Cf::Outbox, &keys::message(key))?;
+        row.map(|bytes| rows::parse_message(key.clone(), &bytes)).transpose()
+    }
+
+    /// Buried messages with key > `after`, why, and the replicated time of the burial.
+    pub fn dead_letters(
+        &self,
+        after: Option<&MessageKey>,
+        limit: usize,
+    ) -> Result<Vec<(Message, String, i64)>, StorageError> {
+        let (first, to) = keys::DEAD_LETTERS;
+        let from = after.map_or_else(|| first.to_vec(), |key| keys::behind(keys::dead_letter(key)));
+        self.collect(Cf::Meta, &from, to, limit, |key, value| {
+            Ok(Some(rows::parse_dead_letter(keys::parse_dead_letter(key)?, &keys::owned(value))?))
+        })
+    }
+
+    /// Timers with key > `after` and due at or before `until_ms`, in order of due time.
+    pub fn timers(
+        &self,
+        after: Option<&TimerKey>,
+        until_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<TimerKey>, StorageError> {
+        let from = after.map(|key| keys::behind(keys::timer(key))).unwrap_or_default();
+        self.collect(Cf::Timer, &from, &keys::timer_after(until_ms), limit, |key, _| {
+            Ok(Some(keys::parse_timer(key)?))
+        })
+    }
+
+    /// Digest of every row outside the log and node-local meta, in key order per column family (rule 15).
+    /// Reads everything: run it off the hot threads.
+    ///
+    /// Each family is digested by itself (length and bytes of key and value of every row), then the digests in
+    /// order of families, so that families can be digested in parallel ([`StateView::digest_of`]).
+    pub fn digest(&self) -> Result<[u8; 32], StorageError> {
+        let mut all = Sha256::new();
+        for cf in Cf::ALL.into_iter().filter(|cf| *cf != Cf::Log) {
+            all.update([cf as u8]);
+            all.update(self.digest_of(cf)?);
+        }
+        Ok(all.finalize().into())
+    }
+
+    /// Digest of one column family's replicated rows.
+    pub fn digest_of(&self, cf: Cf) -> Result<[u8; 32], StorageError> {
+        let (from, to): (&[u8], &[u8]) = if cf == Cf::Meta { keys::META_REPLICATED } else { (&[], keys::END) };
+        let mut hash = Sha256::new();
+        self.read.scan(cf, from, to, &mut |key, value| {
+            for bytes in [key, value] {
+                hash.update((bytes.len() as u64).to_be_bytes());
+                hash.update(bytes);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(hash.finalize().into())
+    }
+
+    /// The founding commit's facts, once applied.
+    pub fn founding(&self) -> Result<Option<(Uuid, Vec<MemberRecord>)>, StorageError> {
+        self.read.get(Cf::Meta, keys::FOUNDING)?.map(|bytes| rows::parse_founding(&bytes)).transpose()
+    }
+
+    /// The replicated feature level; 0 until one was set.
+    pub fn level(&self) -> Result<u32, StorageError> {
+        self.read.get(Cf::Meta, keys::LEVEL)?.map_or(Ok(0), |bytes| rows::parse_level(&bytes))
+    }
+
+    /// Visits a range in order and keeps what `take` makes of its rows, at most `limit`.
+    fn collect<T>(
+        &self,
+        cf: Cf,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
+        mut take: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StorageError>,
+    ) -> Result<Vec<T>, StorageError> {
+        let mut out = Vec::new();
+        let mut failed = None;
+        if limit == 0 {
+            return Ok(out);
+        }
+        self.read.scan(cf, from, to, &mut |key, value| {
+            match take(key, value) {
+                Ok(found) => out.extend(found),
+                Err(error) => failed = Some(error),
+            }
+            if failed.is_some() || out.len() >= limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        failed.map_or(Ok(out), Err)
+    }
+}
