@@ -1,1 +1,19 @@
 //! Pure state machines of the cluster: no I/O, no clock, no threads, no randomness but the seed's.
+//!
+//! - [`driver`] raft-rs behind `on(events, now) → effects`, with [`proposals`], [`reads`] and [`transfer`]
+//! - [`check`] what an inbound raft message must satisfy before it is stepped
+//! - [`log_view`] the log as raft-rs wants to see it
+//! - [`table`] who waits for which index
+//! - [`clock`] what a leader may stamp · [`agreement`] comparing hashes · [`pins`] who may shake hands
+
+pub mod agreement;
+pub mod check;
+pub mod clock;
+pub mod driver;
+pub mod event;
+pub mod log_view;
+pub mod pins;
+pub mod proposals;
+pub mod reads;
+pub mod table;
+pub mod transfer;

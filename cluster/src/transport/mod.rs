@@ -5,6 +5,9 @@
 //! forwarded call that does not fit was not sent.
 
 pub mod grpc;
+pub mod link;
+pub mod queue;
+pub mod wire;
 
 use crate::api::NodeId;
 use bytes::Bytes;

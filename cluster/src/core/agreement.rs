@@ -1,0 +1,130 @@
+//! Do members have the same hashes at the same index (rule 15)? Pure comparison of what they say.
+//!
+//! A majority with one hash is right: who differs quarantines. When no hash can have a majority any more, nobody
+//! knows who is right, and intake stops everywhere.
+
+use crate::{api::NodeId, status::Point};
+use std::collections::BTreeMap;
+
+/// Indexes remembered: members that far apart are compared when the slower one gets there, by its own report.
+pub const POINTS_KEPT: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A majority agrees on another hash than ours.
+    OwnMinority { index: u64 },
+    /// A majority agrees on our hash, and this member differs.
+    Differs { index: u64, node: NodeId },
+    /// No majority is possible at this index.
+    Tie { index: u64 },
+}
+
+/// One series of hashes: the chain, or the digests at markers.
+#[derive(Debug)]
+pub struct Agreement {
+    own: NodeId,
+    voters: usize,
+    points: BTreeMap<u64, BTreeMap<NodeId, [u8; 32]>>,
+}
+
+impl Agreement {
+    pub fn new(own: NodeId, voters: usize) -> Self {
+        Self { own, voters, points: BTreeMap::new() }
+    }
+
+    /// Notes what a member says, and judges if it is news.
+    pub fn note(&mut self, node: NodeId, (index, hash): Point) -> Option<Finding> {
+        let oldest = self.points.first_key_value().map_or(0, |(i, _)| *i);
+        if self.points.len() >= POINTS_KEPT && index < oldest {
+            return None;
+        }
+        let said = self.points.entry(index).or_default();
+        if said.insert(node, hash) == Some(hash) {
+            return None;
+        }
+        let finding = judge(self.own, self.voters, index, said);
+        while self.points.len() > POINTS_KEPT {
+            self.points.pop_first();
+        }
+        finding
+    }
+
+    /// What a member said, oldest first.
+    pub fn said(&self, node: NodeId) -> Vec<Point> {
+        self.points.iter().filter_map(|(i, by)| by.get(&node).map(|h| (*i, *h))).collect()
+    }
+}
+
+fn judge(own: NodeId, voters: usize, index: u64, said: &BTreeMap<NodeId, [u8; 32]>) -> Option<Finding> {
+    let mut counts: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    for hash in said.values() {
+        *counts.entry(*hash).or_default() += 1;
+    }
+    if counts.len() < 2 {
+        return None;
+    }
+    let majority = voters / 2 + 1;
+    let (winner, count) = counts.iter().max_by_key(|(_, n)| **n)?;
+    if *count >= majority {
+        if said.get(&own).is_some_and(|hash| hash != winner) {
+            return Some(Finding::OwnMinority { index });
+        }
+        return said
+            .iter()
+            .find(|(_, hash)| *hash != winner)
+            .map(|(node, _)| Finding::Differs { index, node: *node });
+    }
+    let silent = voters.saturating_sub(said.len());
+    (count + silent < majority).then_some(Finding::Tie { index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: [u8; 32] = [1; 32];
+    const B: [u8; 32] = [2; 32];
+    const C: [u8; 32] = [3; 32];
+
+    #[test]
+    fn a_minority_learns_it_is_one() {
+        let mut a = Agreement::new(1, 3);
+        assert_eq!(a.note(1, (1024, A)), None);
+        // Two that differ out of three: nobody knows yet.
+        assert_eq!(a.note(2, (1024, B)), None);
+        assert_eq!(a.note(3, (1024, B)), Some(Finding::OwnMinority { index: 1024 }));
+    }
+
+    #[test]
+    fn a_majority_names_who_differs() {
+        let mut a = Agreement::new(1, 3);
+        a.note(1, (1024, A));
+        a.note(2, (1024, A));
+        assert_eq!(a.note(3, (1024, B)), Some(Finding::Differs { index: 1024, node: 3 }));
+        // Said again: no news.
+        assert_eq!(a.note(3, (1024, B)), None);
+    }
+
+    #[test]
+    fn no_possible_majority_is_a_tie() {
+        let mut a = Agreement::new(1, 3);
+        a.note(1, (2048, A));
+        a.note(2, (2048, B));
+        assert_eq!(a.note(3, (2048, C)), Some(Finding::Tie { index: 2048 }));
+        let mut two = Agreement::new(1, 2);
+        two.note(1, (1024, A));
+        assert_eq!(two.note(2, (1024, B)), Some(Finding::Tie { index: 1024 }));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_old_news_do_not_push_out_new() {
+        let mut a = Agreement::new(1, 3);
+        for i in 1..=200 {
+            a.note(2, (i * 1024, A));
+        }
+        assert_eq!(a.said(2).len(), POINTS_KEPT);
+        assert_eq!(a.note(3, (1024, B)), None);
+        assert_eq!(a.said(3), vec![]);
+        assert_eq!(a.said(2).last(), Some(&(200 * 1024, A)));
+    }
+}

@@ -1,0 +1,128 @@
+//! What goes into the driver and what comes out: the whole interface between decision and I/O.
+
+use crate::{
+    api::{Lane, NodeId, Proposal, ProposalOutcome, ReadError, RoleState, Settled},
+    status::TransferError,
+};
+use bytes::Bytes;
+use okno_storage::log::{HardState, LogEntry};
+use raft::eraftpb::Message;
+
+/// Something that happened. All that waits is handed in together: one call of the driver is one turn, and a turn
+/// makes at most one append.
+#[derive(Debug)]
+pub enum Event {
+    /// One tick of raft's clock has passed.
+    Tick,
+    /// Raft messages from one peer, in order.
+    Messages { from: NodeId, messages: Vec<Message> },
+    Propose(Vec<Proposal>),
+    /// Ends a lane; stands behind the lane's proposals.
+    CloseLane(Lane),
+    Read(ReadRequest),
+    /// The append with this sequence number is on stable storage.
+    Persisted(u64),
+    /// Apply has reached `index`; `founded` once the founding commit is among what it applied.
+    Applied { index: u64, founded: bool },
+    /// Hand leadership over; answered in [`Effects::transfers`].
+    Transfer { ticket: u64, to: Option<NodeId> },
+    /// The encoded founding commit asked for by [`Effects::found`].
+    Found { term: u64, data: Bytes },
+    /// Messages to this peer were lost.
+    Unreachable(NodeId),
+    /// All incarnations are pinned on disk: the node may vote and campaign (rule 14).
+    Pinned,
+    /// Members' hashes tie: nothing more is admitted (rule 15).
+    StopIntake,
+    /// The node is closed, for good.
+    Close,
+}
+
+/// Names an open read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReadId {
+    /// A shard asks whether this node still leads; only a leader answers it with success.
+    Shard { shard: u16, ticket: u64 },
+    /// A linearizable read on any node.
+    Call(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub id: ReadId,
+    /// Driver time after which it is answered `TimedOut`.
+    pub deadline_ms: u64,
+}
+
+/// A proposal that stands in the log and waits to be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiter {
+    pub index: u64,
+    pub term: u64,
+    pub lane: Lane,
+    pub seq: u64,
+    /// Encoded size: what its slot gives back.
+    pub bytes: usize,
+}
+
+/// The one answer to a proposal, with the size its slot gives back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub settled: Settled,
+    pub bytes: usize,
+}
+
+impl Answer {
+    pub fn new(lane: Lane, seq: u64, bytes: usize, outcome: ProposalOutcome) -> Self {
+        Self { settled: Settled { lane, seq, outcome }, bytes }
+    }
+}
+
+/// An append to carry out: lower `identity`, write term and vote to it, append to the log synced — in this order
+/// — then hand in [`Event::Persisted`]. Any failure ends the process (rule 12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Persist {
+    pub sequence: u64,
+    /// The synced mark of `identity`, lowered because a conflicting tail is cut (design §4).
+    pub lower: Option<(u64, u64)>,
+    /// Term and vote, if they changed; synced in `identity` and in the log before a message leaves.
+    pub vote: Option<HardState>,
+    pub entries: Vec<LogEntry>,
+}
+
+/// The node must close itself to raft and clients (rule 12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    pub reason: String,
+    pub remedy: String,
+}
+
+/// What must be done after a turn, in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Proposals that now stand in the log; register before anything can apply.
+    pub proposed: Vec<Waiter>,
+    /// Leadership ended: what waits beyond this index is unknown.
+    pub lost: Option<u64>,
+    /// Proposals that never reached the log.
+    pub answers: Vec<Answer>,
+    pub closed_lanes: Vec<(Lane, u64)>,
+    /// Reads confirmed at an index; to be answered once it is applied.
+    pub reads: Vec<(u64, Vec<ReadRequest>)>,
+    pub reads_failed: Vec<(ReadRequest, ReadError)>,
+    pub transfers: Vec<(u64, Result<NodeId, TransferError>)>,
+    pub role: Option<RoleState>,
+    /// To be sent at once.
+    pub messages: Vec<Message>,
+    /// Everything up to here may be applied (rule 11).
+    pub watermark: Option<u64>,
+    /// This node leads a cluster without a first commit: encode it and hand in [`Event::Found`].
+    pub found: Option<u64>,
+    /// (term, index) of the last synced entry, to be noted in `identity`.
+    pub synced: Option<(u64, u64)>,
+    pub quarantine: Option<Quarantine>,
+    /// Inbound messages refused by `check`.
+    pub refused: u64,
+    /// Last, because it takes longest; the next turn begins with its `Persisted`.
+    pub persist: Option<Persist>,
+}

@@ -1,0 +1,247 @@
+//! What waits to leave for one peer, and the forwarded calls that wait for its answer.
+//!
+//! Invariants
+//! - While the link is down nothing waits: messages are dropped, calls are answered `NotSent`.
+//! - A call is in `forwards` (never left) or in `sent` (left on the present link), and is answered exactly once:
+//!   `NotSent` from the first, its reply or `Unknown` from the second.
+//! - Everything is bounded by the constants of `settings`.
+
+use super::{ForwardError, ForwardRefusal, Gossip, Inlet, wire};
+use crate::settings::{FORWARDS_MAX, FRAME_BYTES_MAX, PEER_QUEUE_BYTES_MAX, PEER_QUEUE_MESSAGES_MAX};
+use bytes::Bytes;
+use okno_proto::okno::peer::v1 as pb;
+use parking_lot::Mutex;
+use raft::eraftpb::Message;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+use tokio::sync::{Notify, oneshot};
+
+type Reply = oneshot::Sender<Result<Bytes, ForwardError>>;
+
+#[derive(Default)]
+struct State {
+    /// Number of the present link; 0 while it is down.
+    link: u64,
+    closed: bool,
+    messages: VecDeque<Message>,
+    bytes: usize,
+    forwards: VecDeque<(u64, Bytes, Reply)>,
+    sent: BTreeMap<u64, Reply>,
+    gossip: Option<Gossip>,
+    next_id: u64,
+}
+
+#[derive(Default)]
+pub struct PeerQueue {
+    state: Mutex<State>,
+    wake: Notify,
+    pub frames: AtomicU64,
+    pub messages: AtomicU64,
+    pub dropped: AtomicU64,
+    pub forwards: AtomicU64,
+}
+
+impl PeerQueue {
+    /// Takes raft messages; false if one was dropped.
+    pub fn push(&self, messages: impl Iterator<Item = Message>) -> bool {
+        let mut dropped = 0;
+        let mut state = self.state.lock();
+        for message in messages {
+            if state.link == 0
+                || state.messages.len() >= PEER_QUEUE_MESSAGES_MAX
+                || state.bytes >= PEER_QUEUE_BYTES_MAX
+            {
+                dropped += 1;
+            } else {
+                state.bytes += wire::weight(&message);
+                state.messages.push_back(message);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+        self.dropped.fetch_add(dropped, Relaxed);
+        dropped == 0
+    }
+
+    /// The newest gossip replaces what has not left.
+    pub fn gossip(&self, gossip: Gossip) {
+        let mut state = self.state.lock();
+        if state.link != 0 {
+            state.gossip = Some(gossip);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Queues a call; its number serves to give it up.
+    pub fn forward(
+        &self,
+        payload: Bytes,
+    ) -> Result<(u64, oneshot::Receiver<Result<Bytes, ForwardError>>), ForwardError> {
+        let mut state = self.state.lock();
+        if state.link == 0 || state.forwards.len() + state.sent.len() >= FORWARDS_MAX {
+            return Err(ForwardError::NotSent);
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        let (reply, answer) = oneshot::channel();
+        state.forwards.push_back((id, payload, reply));
+        drop(state);
+        self.wake.notify_one();
+        self.forwards.fetch_add(1, Relaxed);
+        Ok((id, answer))
+    }
+
+    /// The caller waits no longer: was the call sent?
+    pub fn give_up(&self, id: u64) -> ForwardError {
+        let mut state = self.state.lock();
+        if let Some(at) = state.forwards.iter().position(|f| f.0 == id) {
+            state.forwards.remove(at);
+            return ForwardError::NotSent;
+        }
+        state.sent.remove(&id);
+        ForwardError::Unknown
+    }
+
+    pub fn answer(&self, reply: pb::ForwardReply) {
+        let Some(waiting) = self.state.lock().sent.remove(&reply.id) else { return };
+        let result = match reply.result {
+            Some(pb::forward_reply::Result::Payload(payload)) => Ok(payload),
+            Some(pb::forward_reply::Result::Refusal(_)) => Err(ForwardError::NotSent),
+            None => Err(ForwardError::Unknown),
+        };
+        // The caller may have given up.
+        let _ = waiting.send(result);
+    }
+
+    /// The handshake is done: link number `link` carries from now on.
+    pub fn up(&self, link: u64) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            state.link = link;
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The link ended: nothing of what waits will leave on it.
+    pub fn down(&self) {
+        let mut state = self.state.lock();
+        state.link = 0;
+        state.messages.clear();
+        state.bytes = 0;
+        state.gossip = None;
+        let forwards = std::mem::take(&mut state.forwards);
+        let sent = std::mem::take(&mut state.sent);
+        drop(state);
+        // The frame maker of the ended link must notice.
+        self.wake.notify_one();
+        for (_, _, reply) in forwards {
+            let _ = reply.send(Err(ForwardError::NotSent));
+        }
+        for (_, reply) in sent {
+            let _ = reply.send(Err(ForwardError::Unknown));
+        }
+    }
+
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.down();
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.state.lock().link != 0
+    }
+
+    /// The next frame of link `link`, holding everything that waits up to a frame's size; `None` when the link
+    /// has ended.
+    pub async fn next_frame(&self, link: u64, inlet: &dyn Inlet) -> Option<pb::LinkRequest> {
+        loop {
+            if let Some(ready) = self.take(link)? {
+                let (messages, forwards, gossip) = ready;
+                self.frames.fetch_add(1, Relaxed);
+                self.messages.fetch_add(messages.len() as u64, Relaxed);
+                return Some(pb::LinkRequest {
+                    hello: None,
+                    raft: messages.iter().map(wire::message_out).collect(),
+                    forwards,
+                    gossip: gossip.map(|g| wire::gossip_out(&g, inlet.clock_ms())),
+                });
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// `None`: the link has ended; `Some(None)`: nothing waits.
+    #[allow(clippy::type_complexity)]
+    fn take(&self, link: u64) -> Option<Option<(Vec<Message>, Vec<pb::Forward>, Option<Gossip>)>> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        if state.closed || (state.link != 0 && state.link != link) {
+            return None;
+        }
+        // Before the handshake is done the link counts as down and waits; after its end it is dropped by its task.
+        if state.link == 0
+            || (state.messages.is_empty() && state.forwards.is_empty() && state.gossip.is_none())
+        {
+            return Some(None);
+        }
+        let mut size = 0;
+        let mut messages = Vec::with_capacity(state.messages.len());
+        while size < FRAME_BYTES_MAX
+            && let Some(message) = state.messages.pop_front()
+        {
+            let weight = wire::weight(&message);
+            state.bytes = state.bytes.saturating_sub(weight);
+            size += weight;
+            messages.push(message);
+        }
+        let mut forwards = Vec::with_capacity(state.forwards.len());
+        while size < FRAME_BYTES_MAX
+            && let Some((id, payload, reply)) = state.forwards.pop_front()
+        {
+            size += payload.len() + 16;
+            state.sent.insert(id, reply);
+            forwards.push(pb::Forward { id, payload });
+        }
+        Some(Some((messages, forwards, state.gossip.take())))
+    }
+}
+
+/// Replies that wait to leave on an inbound link.
+#[derive(Default)]
+pub struct ReplyQueue {
+    state: Mutex<(Vec<pb::ForwardReply>, bool)>,
+    wake: Notify,
+}
+
+impl ReplyQueue {
+    pub fn push(&self, id: u64, result: Result<Bytes, ForwardRefusal>) {
+        let result = match result {
+            Ok(payload) => pb::forward_reply::Result::Payload(payload),
+            Err(ForwardRefusal::Full) => pb::forward_reply::Result::Refusal(pb::ForwardRefusal::Full as i32),
+            Err(ForwardRefusal::Closed) => {
+                pb::forward_reply::Result::Refusal(pb::ForwardRefusal::Closed as i32)
+            }
+        };
+        self.state.lock().0.push(pb::ForwardReply { id, result: Some(result) });
+        self.wake.notify_one();
+    }
+
+    pub fn end(&self) {
+        self.state.lock().1 = true;
+        self.wake.notify_one();
+    }
+
+    /// Everything that waits; `None` once the link has ended.
+    pub fn take(&self) -> Option<Vec<pb::ForwardReply>> {
+        let mut state = self.state.lock();
+        if state.1 { None } else { Some(std::mem::take(&mut state.0)) }
+    }
+
+    pub async fn changed(&self) {
+        self.wake.notified().await;
+    }
+}
