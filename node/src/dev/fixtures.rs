@@ -15,6 +15,10 @@ pub const WRITERS: usize = 16;
 /// The officer of the story.
 pub const STORY_OFFICER: &str = "lipova";
 pub const STORY_WINDOW: &str = "3";
+/// The workstation that stands at that window.
+pub const STORY_WORKSTATION: &str = "ws-tikhaya-3";
+pub const STORY_KIOSK: &str = "hall-tikhaya";
+pub const BUSY_KIOSK: &str = "hall-rechnaya";
 
 /// Id of the officer that is the `n`-th working client, from 0.
 pub fn writer_officer(n: usize) -> String {
@@ -26,9 +30,9 @@ pub fn identities() -> Vec<(&'static str, String)> {
     let mut all: Vec<(&'static str, String)> = vec![
         ("admin", "dev".into()),
         ("operator", STORY_OFFICER.into()),
-        ("workstation", "ws-tikhaya-3".into()),
-        ("kiosk", "hall-tikhaya".into()),
-        ("kiosk", "hall-rechnaya".into()),
+        ("workstation", STORY_WORKSTATION.into()),
+        ("kiosk", STORY_KIOSK.into()),
+        ("kiosk", BUSY_KIOSK.into()),
         ("board", "board-tikhaya".into()),
         ("connector", "smev".into()),
         ("portal", "region".into()),
@@ -39,17 +43,19 @@ pub fn identities() -> Vec<(&'static str, String)> {
 }
 
 pub fn offices() -> Vec<proto::Office> {
-    let office = |code: &str, name: &str, address: &str| proto::Office {
+    let office = |code: &str, name: &str, address: &str, kiosk: &str| proto::Office {
         code: code.into(),
         name: name.into(),
         address: address.into(),
         region: "42".into(),
         time_zone: "Asia/Novokuznetsk".into(),
         utc_offset_minutes: 7 * 60,
+        kiosks: vec![kiosk.into()],
+        priority_categories: Vec::new(),
     };
     vec![
-        office(STORY_OFFICE, "МФЦ «Тихая улица»", "Вымышленск, ул. Тихая, 1"),
-        office(BUSY_OFFICE, "МФЦ «Речная»", "Вымышленск, наб. Речная, 7"),
+        office(STORY_OFFICE, "МФЦ «Тихая улица»", "Вымышленск, ул. Тихая, 1", STORY_KIOSK),
+        office(BUSY_OFFICE, "МФЦ «Речная»", "Вымышленск, наб. Речная, 7", BUSY_KIOSK),
     ]
 }
 
@@ -58,6 +64,7 @@ pub fn windows() -> Vec<proto::Window> {
         office: office.into(),
         number: number.to_string(),
         ticket_groups: Vec::new(),
+        workstation: if (office, number) == (STORY_OFFICE, 3) { STORY_WORKSTATION.into() } else { String::new() },
     };
     let story = (1..=3).map(|number| window(STORY_OFFICE, number));
     // One for each client at work: a window holds one called ticket at a time.

@@ -94,7 +94,7 @@ async fn play(arguments: &DevArgs, cluster: &mut DevCluster, terminal: &Terminal
         "{} начали работу в соседнем центре",
         counted(fixtures::WRITERS, "клиент", "клиента", "клиентов")
     ));
-    let kiosk = cluster.desk("kiosk", &format!("hall-{}", fixtures::STORY_OFFICE))?;
+    let kiosk = cluster.desk("kiosk", fixtures::STORY_KIOSK)?;
     let officer = cluster.desk("operator", fixtures::STORY_OFFICER)?;
     let mut random = StdRng::seed_from_u64(seed);
     let kill_after = Duration::from_millis(random.gen_range(KILL_AFTER_MS));
@@ -172,7 +172,7 @@ fn start_writers(
     stop: &Rc<Cell<bool>>,
     run: &str,
 ) -> Result<Vec<Writer>> {
-    let kiosk = Rc::new(cluster.desk("kiosk", &format!("hall-{}", fixtures::BUSY_OFFICE))?);
+    let kiosk = Rc::new(cluster.desk("kiosk", fixtures::BUSY_KIOSK)?);
     let run: Rc<str> = Rc::from(run);
     (0..fixtures::WRITERS)
         .map(|number| {

@@ -1,0 +1,496 @@
+//! Nodes as child processes of a test.
+//!
+//! Invariants: one cluster at a time on this machine; no process outlives its test (killed on drop, and by the
+//! kernel should the test process die); a failing test prints the end of every node's log.
+
+use crate::desk::Desk;
+use crate::{POLL, eventually, people, pki};
+use okno_client::v1 as proto;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// First start on a busy machine of two cores, pinning and election included.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// A node that was away has this long to catch up.
+pub const CATCH_UP_WITHIN: Duration = Duration::from_secs(60);
+/// SIGTERM: hand-over, drain and flush.
+pub const STOP_WITHIN: Duration = Duration::from_secs(20);
+const LOG_LINES_SHOWN: usize = 40;
+
+/// What the tests use of `dev.json`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct DevFile {
+    pub cluster: String,
+    pub cluster_id: uuid::Uuid,
+    pub nodes: Vec<NodeEntry>,
+    pub authorities: BTreeMap<String, AuthorityFiles>,
+    pub identities: BTreeMap<String, Pair>,
+    pub context: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct NodeEntry {
+    pub id: u64,
+    pub clients: SocketAddr,
+    pub peers: SocketAddr,
+    pub health: SocketAddr,
+    pub settings: PathBuf,
+    pub data: PathBuf,
+    pub log: PathBuf,
+    pub server: Pair,
+    pub peer: Pair,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuthorityFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub revocation_list: PathBuf,
+}
+
+/// The binary under test: `OKNO_BIN`, or beside the test executables.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("OKNO_BIN") {
+        return path.into();
+    }
+    sibling("okno")
+}
+
+/// A binary of this workspace, built into the same folder as the tests.
+pub fn sibling(name: &str) -> PathBuf {
+    // <target>/release/deps/<test> → <target>/release/<name>
+    let test = std::env::current_exe().expect("a running program has a file");
+    let folder = test.ancestors().nth(2).expect("a test lies two folders below its profile");
+    let path = if test.parent().is_some_and(|parent| parent.ends_with("deps")) {
+        folder.join(name)
+    } else {
+        test.with_file_name(name)
+    };
+    assert!(path.is_file(), "{} is missing: build it first (make build)", path.display());
+    path
+}
+
+/// Runs `okno` with arguments to its end.
+pub fn okno(arguments: &[&str]) -> Output {
+    Command::new(binary()).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
+}
+
+/// Held while a cluster runs: timings of two at a time would mean nothing.
+fn one_at_a_time() -> File {
+    let path = std::env::temp_dir().join("okno-tests.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).expect("the lock file opens");
+    file.lock().expect("the lock file locks");
+    file
+}
+
+/// A cluster of its own for one test.
+pub struct Cluster {
+    pub file: DevFile,
+    directory: TempDir,
+    nodes: BTreeMap<u64, Child>,
+    binary: PathBuf,
+    admin_at: BTreeMap<u64, Desk>,
+    _alone: File,
+}
+
+impl Cluster {
+    /// A cluster that serves and holds the shipped catalogue and a small directory.
+    pub async fn start(nodes: usize) -> Self {
+        let mut cluster = Self::prepare(nodes);
+        cluster.start_all();
+        cluster.wait_ready().await;
+        cluster.fill().await;
+        cluster
+    }
+
+    /// As [`Cluster::start`], of another binary.
+    pub async fn start_binary(nodes: usize, binary: PathBuf) -> Self {
+        let mut cluster = Self::prepare(nodes);
+        cluster.binary = binary;
+        cluster.start_all();
+        cluster.wait_ready().await;
+        cluster.fill().await;
+        cluster
+    }
+
+    /// Certificates, settings and data directories; nothing runs yet.
+    pub fn prepare(nodes: usize) -> Self {
+        let alone = one_at_a_time();
+        let directory = tempfile::Builder::new().prefix("okno-test-").tempdir().expect("a temporary folder");
+        let path = directory.path().join("cluster");
+        let output = okno(&[
+            "dev",
+            "--prepare",
+            "--dir",
+            path.to_str().expect("temporary folders have plain names"),
+            "--nodes",
+            &nodes.to_string(),
+        ]);
+        assert!(output.status.success(), "okno dev --prepare failed: {}", String::from_utf8_lossy(&output.stderr));
+        let text = std::fs::read(path.join("dev.json")).expect("dev.json was written");
+        let file: DevFile = serde_json::from_slice(&text).expect("dev.json is as documented");
+        assert_eq!(file.nodes.len(), nodes);
+        let mut cluster = Self {
+            file,
+            directory,
+            nodes: BTreeMap::new(),
+            binary: binary(),
+            admin_at: BTreeMap::new(),
+            _alone: alone,
+        };
+        cluster.admin_at = cluster.ids().into_iter().map(|id| (id, cluster.desk_at(id, "admin", "dev"))).collect();
+        cluster
+    }
+
+    /// A folder of this test's own, gone at its end.
+    pub fn scratch(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.file.nodes.iter().map(|node| node.id).collect()
+    }
+
+    pub fn entry(&self, node: u64) -> &NodeEntry {
+        self.file.nodes.iter().find(|entry| entry.id == node).expect("a node of this cluster")
+    }
+
+    // ---- Processes ----
+
+    pub fn start_all(&mut self) {
+        for node in self.ids() {
+            self.start_node(node);
+        }
+    }
+
+    pub fn start_node(&mut self, node: u64) {
+        assert!(!self.nodes.contains_key(&node), "node {node} runs already");
+        let entry = self.entry(node);
+        let log = File::options().create(true).append(true).open(&entry.log).expect("the log opens");
+        let errors = log.try_clone().expect("the log can be shared");
+        let mut command = Command::new(&self.binary);
+        command.arg("serve").arg("--config").arg(&entry.settings).stdin(Stdio::null()).stdout(log).stderr(errors);
+        die_with_parent(&mut command);
+        let child = command.spawn().expect("okno can be started");
+        self.nodes.insert(node, child);
+    }
+
+    /// Runs `okno serve` of a node to its end: for starts that must be refused.
+    pub fn start_refused(&self, node: u64, within: Duration) -> (ExitStatus, String) {
+        let mut command = Command::new(&self.binary);
+        command.arg("serve").arg("--config").arg(&self.entry(node).settings);
+        let log = self.scratch().join(format!("refused-{node}.log"));
+        let file = File::create(&log).expect("a log file");
+        command.stdin(Stdio::null()).stdout(file.try_clone().expect("shared")).stderr(file);
+        die_with_parent(&mut command);
+        let mut child = command.spawn().expect("okno can be started");
+        let status = wait_exit(&mut child, within);
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let Some(status) = status else {
+            child.kill().expect("a child can be killed");
+            child.wait().expect("a child can be waited for");
+            panic!("node {node} was expected to refuse to start, but ran on: {text}");
+        };
+        (status, text)
+    }
+
+    /// SIGKILL; returns once the process is gone.
+    pub fn kill(&mut self, node: u64) {
+        let mut child = self.nodes.remove(&node).expect("a running node");
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+    }
+
+    /// SIGKILL to every node, before any of them is waited for.
+    pub fn kill_all(&mut self) {
+        let mut children: Vec<Child> = std::mem::take(&mut self.nodes).into_values().collect();
+        for child in &mut children {
+            child.kill().expect("a child can be killed");
+        }
+        for child in &mut children {
+            child.wait().expect("a child can be waited for");
+        }
+    }
+
+    /// SIGTERM, and the wait for the end it asks for.
+    pub async fn terminate(&mut self, node: u64) -> ExitStatus {
+        let mut child = self.nodes.remove(&node).expect("a running node");
+        signal(&child, libc::SIGTERM);
+        let until = Instant::now() + STOP_WITHIN;
+        loop {
+            if let Some(status) = child.try_wait().expect("a child can be asked for") {
+                return status;
+            }
+            if Instant::now() > until {
+                child.kill().expect("a child can be killed");
+                child.wait().expect("a child can be waited for");
+                panic!("node {node} did not end within {STOP_WITHIN:?} of SIGTERM");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// SIGSTOP: the process stands still with all its connections open.
+    pub fn pause(&self, node: u64) {
+        signal(&self.nodes[&node], libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, node: u64) {
+        signal(&self.nodes[&node], libc::SIGCONT);
+    }
+
+    pub fn pid(&self, node: u64) -> Option<u32> {
+        self.nodes.get(&node).map(Child::id)
+    }
+
+    /// Fails when a node has ended by itself.
+    pub fn assert_running(&mut self) {
+        for (node, child) in &mut self.nodes {
+            let ended = child.try_wait().expect("a child can be asked for");
+            assert!(ended.is_none(), "node {node} has ended by itself: {ended:?}");
+        }
+    }
+
+    pub fn log(&self, node: u64) -> String {
+        let bytes = std::fs::read(&self.entry(node).log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    // ---- Callers ----
+
+    pub fn identity(&self, kind: &str, id: &str) -> &Pair {
+        self.file.identities.get(&format!("{kind}/{id}")).expect("an identity of the development cluster")
+    }
+
+    /// A caller of any node.
+    pub fn desk(&self, kind: &str, id: &str) -> Desk {
+        Desk::connect(&self.file, self.identity(kind, id), self.file.nodes.iter())
+    }
+
+    /// A caller of one node only.
+    pub fn desk_at(&self, node: u64, kind: &str, id: &str) -> Desk {
+        Desk::connect(&self.file, self.identity(kind, id), [self.entry(node)].into_iter())
+    }
+
+    /// A caller with a certificate of the test's own making.
+    pub fn desk_with(&self, pair: &Pair) -> Desk {
+        Desk::connect(&self.file, pair, self.file.nodes.iter())
+    }
+
+    /// The officer of the quiet office, where tests are alone.
+    pub fn officer(&self) -> Desk {
+        self.desk("operator", people::OFFICER)
+    }
+
+    pub fn admin(&self) -> Desk {
+        self.desk("admin", "dev")
+    }
+
+    pub fn authority(&self, realm: &str) -> pki::Authority {
+        pki::Authority::open(&self.file.authorities[realm])
+    }
+
+    // ---- State ----
+
+    pub async fn status(&self, node: u64) -> Result<proto::GetStatusResponse, okno_client::CallError> {
+        self.admin_at[&node].status().await
+    }
+
+    /// Waits until every running node serves and all agree who leads; returns the leader and its term.
+    pub async fn wait_ready(&mut self) -> (u64, u64) {
+        let running: Vec<u64> = self.nodes.keys().copied().collect();
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            self.assert_running();
+            let mut views = Vec::new();
+            for node in &running {
+                views.push((*node, self.status(*node).await));
+            }
+            let serving: Vec<(u64, u64)> = views
+                .iter()
+                .filter_map(|(_, status)| status.as_ref().ok())
+                .filter(|status| status.phase() == proto::NodePhase::Serving && status.leader != 0)
+                .map(|status| (status.leader, status.term))
+                .collect();
+            if serving.len() == running.len()
+                && let Some(first) = serving.first()
+                && running.contains(&first.0)
+                && serving.iter().all(|view| view == first)
+            {
+                return *first;
+            }
+            assert!(Instant::now() < until, "the cluster was not ready within {READY_WITHIN:?}: {views:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Who leads, as the running nodes say; the view of the highest term counts.
+    pub async fn leader(&self) -> u64 {
+        eventually("a leader", READY_WITHIN, async || {
+            let mut best = (0, 0);
+            for node in self.nodes.keys() {
+                if let Ok(status) = self.status(*node).await
+                    && status.leader != 0
+                {
+                    best = best.max((status.term, status.leader));
+                }
+            }
+            if best.1 == 0 { Err("none is known") } else { Ok(best.1) }
+        })
+        .await
+    }
+
+    /// A node that runs and does not lead.
+    pub async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        *self.nodes.keys().find(|node| **node != leader).expect("more than one node runs")
+    }
+
+    /// Waits until a node has applied `index`; returns how far it is then.
+    pub async fn wait_applied(&self, node: u64, index: u64) -> u64 {
+        eventually(&format!("node {node} at index {index}"), CATCH_UP_WITHIN, async || match self.status(node).await {
+            Ok(status) if status.applied_index >= index && status.phase() == proto::NodePhase::Serving => {
+                Ok(status.applied_index)
+            }
+            Ok(status) => Err(format!("{:?} at {}", status.phase(), status.applied_index)),
+            Err(error) => Err(error.to_string()),
+        })
+        .await
+    }
+
+    /// The shipped catalogue and a small directory.
+    pub async fn fill(&self) {
+        let admin = self.admin();
+        admin.load_catalogue(&shipped_catalogue()).await.expect("the shipped catalogue loads");
+        for office in people::offices() {
+            let request = proto::PutOfficeRequest { meta: None, office: Some(office) };
+            admin.call(request).await.expect("an office is taken");
+        }
+        for window in people::windows() {
+            let request = proto::PutWindowRequest { meta: None, window: Some(window) };
+            admin.call(request).await.expect("a window is taken");
+        }
+        for person in people::people() {
+            let request = proto::PutPersonRequest { meta: None, person: Some(person) };
+            admin.call(request).await.expect("a person is taken");
+        }
+    }
+
+    /// Places a marker and checks that every running node digests all its rows alike, and that the hash chains agree
+    /// at a common index.
+    pub async fn assert_alike(&self) {
+        let marker = self.admin().call(proto::PlaceMarkerRequest { meta: None }).await.expect("a marker").marker_index;
+        let running: Vec<u64> = self.nodes.keys().copied().collect();
+        let digests = eventually("a digest of every node", CATCH_UP_WITHIN, async || {
+            let mut own = BTreeMap::new();
+            for node in &running {
+                let response = self.admin_at[node].call(proto::GetDigestsRequest {}).await.map_err(|e| e.to_string())?;
+                let of_node = response.members.into_iter().find(|m| m.node_id == *node && m.marker_index == marker);
+                own.insert(*node, of_node.ok_or_else(|| format!("node {node} has none yet"))?.digest);
+            }
+            Ok::<_, String>(own)
+        })
+        .await;
+        let first = digests.values().next().expect("a node runs");
+        assert!(!first.is_empty());
+        assert!(digests.values().all(|digest| digest == first), "digests at index {marker} differ: {digests:?}");
+        eventually("hash chains at a common index", CATCH_UP_WITHIN, async || {
+            let mut heads = BTreeMap::new();
+            for node in &running {
+                let status = self.status(*node).await.map_err(|error| error.to_string())?;
+                heads.insert(*node, (status.applied_index, status.chain));
+            }
+            let (index, chain) = heads.values().next().expect("a node runs").clone();
+            if heads.values().any(|(other, _)| *other != index) {
+                return Err(format!("{heads:?}"));
+            }
+            assert!(heads.values().all(|(_, other)| *other == chain), "hash chains at {index} differ: {heads:?}");
+            Ok(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in self.ids() {
+                let text = self.log(node);
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n");
+                eprintln!("---- the end of node {node}'s log ----\n{tail}");
+            }
+        }
+        for child in self.nodes.values_mut() {
+            // It may have ended already; either way it is gone after the wait.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The catalogue this repository ships, as files for a load.
+pub fn shipped_catalogue() -> Vec<proto::CatalogueFile> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/catalogue");
+    let mut files: Vec<proto::CatalogueFile> = walkdir::WalkDir::new(&root)
+        .into_iter()
+        .map(|entry| entry.expect("the shipped catalogue is readable"))
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "toml"))
+        .map(|entry| proto::CatalogueFile {
+            path: entry.path().strip_prefix(&root).expect("below its root").to_string_lossy().into_owned(),
+            text: std::fs::read_to_string(entry.path()).expect("the shipped catalogue is readable"),
+        })
+        .collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(files.len() > 12, "the shipped catalogue is not there");
+    files
+}
+
+fn wait_exit(child: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("a child can be asked for") {
+            return Some(status);
+        }
+        std::thread::sleep(POLL);
+    }
+    None
+}
+
+#[allow(unsafe_code)]
+fn signal(child: &Child, number: i32) {
+    let pid = libc::pid_t::try_from(child.id()).expect("process ids are small");
+    // SAFETY: kill(2) touches no memory of ours; the child is not waited for yet, so its id is still its own.
+    let outcome = unsafe { libc::kill(pid, number) };
+    assert_eq!(outcome, 0, "signal {number} to process {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// The kernel kills the child when the test's thread ends, whatever way it does.
+#[allow(unsafe_code)]
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
+}
