@@ -170,33 +170,3 @@ pub enum StampError {
 pub trait ApplyListener: Send + Sync {
     fn applied(&self, slice: &Arc<AppliedSlice>);
 }
-
-/// Why a forwarded call brought no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ForwardError {
-    /// It never left this node: nothing happened.
-    #[error("the call was not sent")]
-    NotSent,
-    /// It left, and no answer came: retry with the same request id.
-    #[error("the call was sent and not answered")]
-    Unknown,
-}
-
-/// A future as trait objects return it.
-pub type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// Carries opaque calls to another node over the batched streams between peers.
-pub trait Forwarder: Send + Sync {
-    /// `deadline` bounds the wait here; what the far side needs to know of it is in the payload.
-    fn forward(
-        &self,
-        to: NodeId,
-        payload: Bytes,
-        deadline: std::time::Instant,
-    ) -> BoxFuture<Result<Bytes, ForwardError>>;
-}
-
-/// Answers calls that other nodes forwarded; registered by the runtime.
-pub trait ForwardHandler: Send + Sync {
-    fn handle(&self, from: NodeId, payload: Bytes) -> BoxFuture<Bytes>;
-}
