@@ -38,12 +38,16 @@ impl From<CatalogueError> for Refusal {
     fn from(error: CatalogueError) -> Self {
         match error {
             CatalogueError::YearMissing { year, region } => {
-                let of_ru = if region.is_empty() { String::new() } else { format!(" региона {region}") };
+                let of_ru =
+                    if region.is_empty() { String::new() } else { format!(" региона {region}") };
                 let of_en = if region.is_empty() { String::new() } else { format!(" of region {region}") };
                 let mut refusal = refuse(CALENDAR_YEAR_MISSING).with("year", year.to_string());
-                refusal.text_ru =
-                    format!("Не загружен производственный календарь{of_ru} на {year} год: срок не может быть вычислен");
-                refusal.text_en = format!("No production calendar{of_en} is loaded for {year}: the deadline cannot be computed");
+                refusal.text_ru = format!(
+                    "Не загружен производственный календарь{of_ru} на {year} год: срок не может быть вычислен"
+                );
+                refusal.text_en = format!(
+                    "No production calendar{of_en} is loaded for {year}: the deadline cannot be computed"
+                );
                 if region.is_empty() { refusal } else { refusal.with("region", region) }
             }
             CatalogueError::OutOfRange { near } => refuse(DATE_OUT_OF_RANGE).with("near", near.to_string()),
@@ -80,7 +84,9 @@ pub enum DayType {
 impl Calendar {
     /// What this calendar makes of a day of its year; a regional one says only what it adds.
     fn says(&self, date: Date) -> Option<DayType> {
-        if self.holidays.iter().any(|holiday| holiday.date == date) || self.moved.iter().any(|moved| moved.to == date) {
+        if self.holidays.iter().any(|holiday| holiday.date == date)
+            || self.moved.iter().any(|moved| moved.to == date)
+        {
             Some(DayType::Off)
         } else if self.short.contains(&date) {
             Some(DayType::Short)
@@ -170,13 +176,24 @@ impl Catalogue {
     }
 
     /// Both deadlines of a service accepted on `start`.
-    pub fn service_deadlines(&self, service: &Service, start: Date, region: &str) -> Result<ServiceDeadlines, CatalogueError> {
+    pub fn service_deadlines(
+        &self,
+        service: &Service,
+        start: Date,
+        region: &str,
+    ) -> Result<ServiceDeadlines, CatalogueError> {
         let execution = self.deadline(&service.execution, start, region)?;
         self.with_delivery(service, execution, region)
     }
 
     /// Until when a suspension that began on `start` may last; `None`: the act gives no number.
-    pub fn suspension_end(&self, service: &Service, reason: &str, start: Date, region: &str) -> Result<Option<Deadline>, CatalogueError> {
+    pub fn suspension_end(
+        &self,
+        service: &Service,
+        reason: &str,
+        start: Date,
+        region: &str,
+    ) -> Result<Option<Deadline>, CatalogueError> {
         match service.suspension(reason).and_then(|reason| reason.longest) {
             None => Ok(None),
             Some(term) => self.deadline(&term, start, region).map(Some),
@@ -202,7 +219,13 @@ impl Catalogue {
     }
 
     /// Days of a kind after `from`, up to and with `to`; zero if `to` is not later.
-    pub fn days_between(&self, kind: DayKind, from: Date, to: Date, region: &str) -> Result<u16, CatalogueError> {
+    pub fn days_between(
+        &self,
+        kind: DayKind,
+        from: Date,
+        to: Date,
+        region: &str,
+    ) -> Result<u16, CatalogueError> {
         let mut count = 0_u16;
         let mut date = from;
         while date < to {
@@ -213,8 +236,17 @@ impl Catalogue {
         Ok(count)
     }
 
-    fn with_delivery(&self, service: &Service, execution: Deadline, region: &str) -> Result<ServiceDeadlines, CatalogueError> {
-        let mut ready = if service.delivery.days == 0 { execution.clone() } else { self.deadline(&service.delivery, execution.date, region)? };
+    fn with_delivery(
+        &self,
+        service: &Service,
+        execution: Deadline,
+        region: &str,
+    ) -> Result<ServiceDeadlines, CatalogueError> {
+        let mut ready = if service.delivery.days == 0 {
+            execution.clone()
+        } else {
+            self.deadline(&service.delivery, execution.date, region)?
+        };
         if let Some(mark) = &execution.provisional {
             ready.provisional = Some(match ready.provisional.take() {
                 Some(own) if own != *mark => format!("{mark}; {own}"),
@@ -224,7 +256,13 @@ impl Catalogue {
         Ok(ServiceDeadlines { execution, ready })
     }
 
-    fn term_end(&self, term: &Term, start: Date, region: &str, marks: &mut Marks) -> Result<Date, CatalogueError> {
+    fn term_end(
+        &self,
+        term: &Term,
+        start: Date,
+        region: &str,
+        marks: &mut Marks,
+    ) -> Result<Date, CatalogueError> {
         if term.days > TERM_DAYS_MAX {
             return Err(CatalogueError::OutOfRange { near: start });
         }
@@ -257,7 +295,8 @@ impl Catalogue {
 
     fn day_marked(&self, date: Date, region: &str, marks: &mut Marks) -> Result<DayType, CatalogueError> {
         let year = date.year();
-        let country = self.calendar(year, "").ok_or(CatalogueError::YearMissing { year, region: String::new() })?;
+        let country =
+            self.calendar(year, "").ok_or(CatalogueError::YearMissing { year, region: String::new() })?;
         marks.meet(country);
         let regional = match self.calendar(year, region) {
             Some(calendar) => Some(calendar),

@@ -65,9 +65,11 @@ pub fn refusal(problems: &[Problem]) -> Refusal {
         let told = format!("expected {}, found {}", problem.expected, problem.found);
         refusal.details.entry(problem.place()).or_insert(told);
     }
-    let (count, first) = (problems.len(), problems.first().map(ToString::to_string).unwrap_or_default());
-    refusal.text_ru = format!("Каталог не загружен, ошибок: {count}. Первая: {first}");
-    refusal.text_en = format!("The catalogue was not loaded, errors: {count}. The first: {first}");
+    if let Some(first) = problems.first() {
+        let (count, place) = (problems.len(), first.place());
+        refusal.text_ru = format!("Каталог не загружен, ошибок: {count}. Первая — {place}");
+        refusal.text_en = format!("The catalogue was not loaded, errors: {count}. The first: {first}");
+    }
     refusal
 }
 
@@ -85,7 +87,13 @@ impl Finder {
             ("", key) => key.to_owned(),
             (prefix, key) => format!("{prefix}.{key}"),
         };
-        self.problems.push(Problem { file: String::new(), line: None, key, expected: expected.into(), found: found.to_string() });
+        self.problems.push(Problem {
+            file: String::new(),
+            line: None,
+            key,
+            expected: expected.into(),
+            found: found.to_string(),
+        });
     }
 
     fn under(&mut self, prefix: String, run: impl FnOnce(&mut Self)) {
@@ -100,7 +108,11 @@ impl Finder {
     fn text(&mut self, key: &str, text: &str) {
         let length = text.chars().count();
         if text.trim().is_empty() || length > TEXT_MAX || text.chars().any(char::is_control) {
-            self.at(key, format!("a text of 1 to {TEXT_MAX} characters without control characters"), shown(text));
+            self.at(
+                key,
+                format!("a text of 1 to {TEXT_MAX} characters without control characters"),
+                shown(text),
+            );
         }
     }
 
@@ -159,9 +171,11 @@ pub(super) fn shown(text: &str) -> String {
 /// All problems of a load that would be put on what is there.
 pub fn load(load: &Load, present: &Catalogue) -> Vec<Problem> {
     let mut find = Finder::default();
-    for (kind, count) in
-        [("authority", load.authorities.len()), ("service", load.services.len()), ("calendar", load.calendars.len())]
-    {
+    for (kind, count) in [
+        ("authority", load.authorities.len()),
+        ("service", load.services.len()),
+        ("calendar", load.calendars.len()),
+    ] {
         if count > RECORDS_MAX {
             find.at(kind, format!("at most {RECORDS_MAX} records in one load"), count);
         }
@@ -178,7 +192,11 @@ pub fn load(load: &Load, present: &Catalogue) -> Vec<Problem> {
             let known = load.authorities.iter().any(|authority| authority.code == service.authority)
                 || present.authority(&service.authority).is_some();
             if !known {
-                find.at("authority", "the code of an authority of this load or of the catalogue", shown(&service.authority));
+                find.at(
+                    "authority",
+                    "the code of an authority of this load or of the catalogue",
+                    shown(&service.authority),
+                );
             }
         });
     }
@@ -194,8 +212,14 @@ pub fn load(load: &Load, present: &Catalogue) -> Vec<Problem> {
         });
     }
     let name = |kind: &str, n: usize| format!("{kind}[{n}].code");
-    find.unique("authority", load.authorities.iter().enumerate().map(|(n, a)| (name("authority", n), a.code.as_str())));
-    find.unique("service", load.services.iter().enumerate().map(|(n, s)| (name("service", n), s.code.as_str())));
+    find.unique(
+        "authority",
+        load.authorities.iter().enumerate().map(|(n, a)| (name("authority", n), a.code.as_str())),
+    );
+    find.unique(
+        "service",
+        load.services.iter().enumerate().map(|(n, s)| (name("service", n), s.code.as_str())),
+    );
     let mut keys = BTreeSet::new();
     for (n, calendar) in load.calendars.iter().enumerate() {
         if !keys.insert(calendar.key()) {
@@ -254,7 +278,10 @@ fn check_service(find: &mut Finder, service: &Service) {
     let documents = service.documents.iter().enumerate();
     find.unique("document", documents.map(|(n, d)| (format!("documents[{n}].code"), d.code.as_str())));
     let reasons = service.suspensions.iter().enumerate();
-    find.unique("suspension reason", reasons.map(|(n, r)| (format!("suspensions[{n}].code"), r.code.as_str())));
+    find.unique(
+        "suspension reason",
+        reasons.map(|(n, r)| (format!("suspensions[{n}].code"), r.code.as_str())),
+    );
     if let Some(storage) = &service.storage {
         find.term("storage", &storage.term);
         if storage.term.days == 0 {
@@ -313,10 +340,10 @@ fn check_calendar(find: &mut Finder, calendar: &Calendar) {
     }
     let mut short = BTreeSet::new();
     for (n, &day) in calendar.short.iter().enumerate() {
-        let off = holidays.contains(&day) || to_days.contains(&day) || (weekend(day) && !from_days.contains(&day));
+        let off =
+            holidays.contains(&day) || to_days.contains(&day) || (weekend(day) && !from_days.contains(&day));
         if !in_year(day) || off || !short.insert(day) {
             find.at(&format!("short[{n}]"), format!("a working day of {}, named once", calendar.year), day);
         }
     }
 }
-

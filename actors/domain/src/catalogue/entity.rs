@@ -238,7 +238,12 @@ impl Entity for Catalogue {
         }
     }
 
-    fn receive(&self, _source: &EntityRef, _message: &Message, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    fn receive(
+        &self,
+        _source: &EntityRef,
+        _message: &Message,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal> {
         Err(refuse(MESSAGE_UNEXPECTED))
     }
 
@@ -251,7 +256,11 @@ impl Entity for Catalogue {
             Event::Put(part) => self.put(part.clone()),
             Event::Loaded { version } => {
                 let by = &meta.origin.principal;
-                self.root = Root { version: *version, loaded_ms: meta.time_ms, loaded_by: format!("{}/{}", by.kind, by.id) };
+                self.root = Root {
+                    version: *version,
+                    loaded_ms: meta.time_ms,
+                    loaded_by: format!("{}/{}", by.kind, by.id),
+                };
             }
         }
     }

@@ -8,8 +8,8 @@ use super::{
     check::{self, Problem, shown},
     entity::{Catalogue, Load},
     model::{
-        Authority, Calendar, DayKind, DocumentForm, DocumentKind, DocumentNeed, Holiday, MovedDay, ReceiverKind, Service,
-        Source, Storage, SuspensionReason, Term, Text,
+        Authority, Calendar, DayKind, DocumentForm, DocumentKind, DocumentNeed, Holiday, MovedDay,
+        ReceiverKind, Service, Source, Storage, SuspensionReason, Term, Text,
     },
 };
 use jiff::civil::Date;
@@ -40,7 +40,13 @@ impl SourceFile {
 /// Reads and checks files that go on top of `present`: all records, or everything that is wrong.
 pub fn read(files: &[SourceFile], present: &Catalogue) -> Result<Load, Vec<Problem>> {
     let whole = |expected: String, found: usize| {
-        vec![Problem { file: String::new(), line: None, key: String::new(), expected, found: found.to_string() }]
+        vec![Problem {
+            file: String::new(),
+            line: None,
+            key: String::new(),
+            expected,
+            found: found.to_string(),
+        }]
     };
     if files.len() > FILES_MAX {
         return Err(whole(format!("at most {FILES_MAX} files"), files.len()));
@@ -96,10 +102,22 @@ impl<'a> Read<'a> {
             let stated = calendar.working_days;
             let calendar = Calendar::from(calendar);
             if let Some(stated) = stated {
+                let key = format!("calendar[{n}].working_days");
                 let (working, ..) = calendar.counts();
-                if working != stated {
-                    let key = format!("calendar[{n}].working_days");
-                    self.problem(file, &key, format!("{working}, as the days listed give"), stated.to_string());
+                if !calendar.region.is_empty() {
+                    self.problem(
+                        file,
+                        &key,
+                        "no such key in a region's calendar".to_owned(),
+                        stated.to_string(),
+                    );
+                } else if working != stated {
+                    self.problem(
+                        file,
+                        &key,
+                        format!("{working}, as the days listed give"),
+                        stated.to_string(),
+                    );
                 }
             }
             self.calendars.push(Place { file, n });
@@ -139,10 +157,19 @@ impl<'a> Read<'a> {
 
 fn syntax(file: &SourceFile, error: &toml::de::Error) -> Problem {
     let span = error.span();
-    let found = span.as_ref().and_then(|span| file.text.get(span.clone())).map_or_else(|| "something else".to_owned(), shown);
+    let found = span
+        .as_ref()
+        .and_then(|span| file.text.get(span.clone()))
+        .map_or_else(|| "something else".to_owned(), shown);
     let line = span.as_ref().map(|span| line_at(&file.text, span.start));
     let key = span.and_then(|span| key_at(&file.text, span.start)).unwrap_or_default();
-    Problem { file: file.path.clone(), line, key, expected: error.message().trim().replace('\n', "; "), found }
+    Problem {
+        file: file.path.clone(),
+        line,
+        key,
+        expected: error.message().trim().replace('\n', "; "),
+        found,
+    }
 }
 
 fn line_at(text: &str, offset: usize) -> usize {
@@ -159,7 +186,10 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
             Some((name, rest)) => (name, Some(rest.trim_end_matches(']').parse::<usize>().ok()?)),
             None => (step, None),
         };
-        let Some((key, found)) = table.and_then(|table| table.iter().find(|(key, _)| key.get_ref() == name)) else { break };
+        let Some((key, found)) = table.and_then(|table| table.iter().find(|(key, _)| key.get_ref() == name))
+        else {
+            break;
+        };
         span = Some(key.span());
         let mut value = found.get_ref();
         if let Some(index) = index {
@@ -192,7 +222,11 @@ fn key_at(text: &str, offset: usize) -> Option<String> {
             inner = item.get_ref();
         }
         match inner {
-            DeValue::Table(next) if next.iter().any(|(key, value)| around(key.span()) || within(value, offset)) => table = next,
+            DeValue::Table(next)
+                if next.iter().any(|(key, value)| around(key.span()) || within(value, offset)) =>
+            {
+                table = next
+            }
             _ => return Some(path),
         }
     }
@@ -278,7 +312,9 @@ impl<'de> Deserialize<'de> for DateV1 {
         let (Ok(year), Ok(month), Ok(day)) = fields else {
             return Err(D::Error::custom("expected a date such as 2026-01-09"));
         };
-        Date::new(year, month, day).map(DateV1).map_err(|_| D::Error::custom("expected a date such as 2026-01-09"))
+        Date::new(year, month, day)
+            .map(DateV1)
+            .map_err(|_| D::Error::custom("expected a date such as 2026-01-09"))
     }
 }
 
@@ -453,9 +489,10 @@ impl From<ServiceV1> for Service {
             documents: service.documents.into_iter().map(Into::into).collect(),
             documents_source: service.documents_source.into(),
             suspensions: service.suspensions.into_iter().map(Into::into).collect(),
-            storage: service
-                .storage
-                .map(|storage| Storage { term: storage.kind.term(storage.days), source: storage.source.into() }),
+            storage: service.storage.map(|storage| Storage {
+                term: storage.kind.term(storage.days),
+                source: storage.source.into(),
+            }),
         }
     }
 }
@@ -509,7 +546,11 @@ impl From<CalendarV1> for Calendar {
         Calendar {
             year: calendar.year,
             region: calendar.region,
-            holidays: calendar.holidays.into_iter().map(|h| Holiday { date: h.date.0, name: h.name }).collect(),
+            holidays: calendar
+                .holidays
+                .into_iter()
+                .map(|h| Holiday { date: h.date.0, name: h.name })
+                .collect(),
             moved: calendar.moved.into_iter().map(|m| MovedDay { from: m.from.0, to: m.to.0 }).collect(),
             short: calendar.short.into_iter().map(|day| day.0).collect(),
             source: calendar.source.into(),

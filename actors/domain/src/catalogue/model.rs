@@ -238,9 +238,9 @@ impl Service {
 
     /// Required documents whose code is not among those present.
     pub fn missing_documents<'a>(&'a self, present: &'a [&str]) -> impl Iterator<Item = &'a DocumentKind> {
-        self.documents
-            .iter()
-            .filter(|document| document.need == DocumentNeed::Required && !present.contains(&document.code.as_str()))
+        self.documents.iter().filter(|document| {
+            document.need == DocumentNeed::Required && !present.contains(&document.code.as_str())
+        })
     }
 
     /// Documents that may be asked for from their authorities instead of the applicant (R-C5).
@@ -293,6 +293,10 @@ pub struct CalendarKey {
 
 impl fmt::Display for CalendarKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.region.is_empty() { write!(f, "{}", self.year) } else { write!(f, "{}:{}", self.year, self.region) }
+        if self.region.is_empty() {
+            write!(f, "{}", self.year)
+        } else {
+            write!(f, "{}:{}", self.year, self.region)
+        }
     }
 }
