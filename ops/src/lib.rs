@@ -1,1 +1,6 @@
-//! placeholder
+//! Tools for those who run Okno (R-O1): the command line `oknoctl`, its benchmark, and the shipped catalogue.
+
+pub mod bench;
+pub mod cli;
+pub mod embedded;
+pub mod sample;

@@ -204,10 +204,21 @@ impl Client {
 
     /// Asks every endpoint who it is and who leads; the leader's endpoint, if it is among them.
     pub async fn find_leader(&self) -> Option<usize> {
-        for endpoint in 0..self.inner.endpoints.len() {
+        let answers = (0..self.inner.endpoints.len()).map(|endpoint| {
             let options = CallOptions { endpoint: Some(endpoint), once: true, ..CallOptions::default() };
-            // An endpoint that does not answer leads nothing now; what the others say counts.
-            let _ = self.call_with(GetStatusRequest {}, options).await;
+            self.call_with(GetStatusRequest {}, options)
+        });
+        // An endpoint that does not answer leads nothing now. Who leads in the highest term does: a node that has
+        // fallen behind may still name the one before.
+        let latest = futures::future::join_all(answers)
+            .await
+            .into_iter()
+            .flatten()
+            .map(|answer| (answer.response.term, answer.response.leader))
+            .filter(|(_, leader)| *leader != 0)
+            .max();
+        if let Some((_, leader)) = latest {
+            self.inner.leader.store(leader, Ordering::Relaxed);
         }
         self.endpoint_of(self.leader()?)
     }

@@ -1,0 +1,306 @@
+//! `oknoctl status`, `member`, `transfer-leader`, `digest`, `notices` and `entity`.
+
+use super::{
+    Failure, Session,
+    output::{self, Format, facts, moment, plain, table},
+};
+use clap::{Args, Subcommand};
+use futures::future::join_all;
+use okno_client::{
+    CallOptions,
+    v1::{
+        EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole, NodePhase,
+        PlaceMarkerRequest, ReleaseEntityRequest, ShowEntityRequest, TransferLeaderRequest, watch_notices_response,
+    },
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// How long a hand-over may take to be seen by the endpoints; it is bounded by two elections.
+const TRANSFER_SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// How long members may take to digest their rows at a marker: a gigabyte takes seconds.
+const DIGEST_WITHIN: Duration = Duration::from_secs(60);
+/// Between two looks at something that is about to change.
+const POLL: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Subcommand)]
+pub enum MemberCommand {
+    /// List the members as the called node sees them
+    List,
+}
+
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    /// Node that shall lead; whoever is furthest unless given
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    to: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct DigestArgs {
+    /// Make every member digest its rows now, and wait until all have
+    #[arg(long)]
+    place_marker: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct NoticesArgs {
+    /// End after so many notices
+    #[arg(long)]
+    count: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EntityCommand {
+    /// Show what is known about an entity
+    Show {
+        /// Kind and id, e.g. case/0198…
+        #[arg(value_parser = entity_ref)]
+        entity: EntityRef,
+    },
+    /// End an entity's quarantine
+    Release {
+        #[arg(value_parser = entity_ref)]
+        entity: EntityRef,
+    },
+}
+
+fn entity_ref(text: &str) -> Result<EntityRef, String> {
+    match text.split_once('/') {
+        Some((kind, id)) if !kind.is_empty() && !id.is_empty() => {
+            Ok(EntityRef { kind: kind.to_owned(), id: id.to_owned() })
+        }
+        _ => Err("expected KIND/ID, e.g. case/0198c0de-…, queue/center or directory/region".to_owned()),
+    }
+}
+
+/// Asks every endpoint; fails only when none answers.
+pub async fn status(session: &Session) -> Result<(), Failure> {
+    let endpoints: Vec<String> = session.client.endpoints().map(str::to_owned).collect();
+    let wanted: Vec<usize> = match session.endpoint() {
+        Some(endpoint) => vec![endpoint],
+        None => (0..endpoints.len()).collect(),
+    };
+    let answers = join_all(wanted.iter().map(|endpoint| {
+        let options = CallOptions { endpoint: Some(*endpoint), once: true, ..CallOptions::default() };
+        session.client.call_with(GetStatusRequest {}, options)
+    }))
+    .await;
+    let mut rows = Vec::new();
+    let mut nodes = Vec::new();
+    let mut first_error = None;
+    let mut answered = 0;
+    for (endpoint, answer) in wanted.iter().map(|index| &endpoints[*index]).zip(answers) {
+        match answer {
+            Ok(answer) => {
+                answered += 1;
+                rows.push(status_row(endpoint, &answer.response));
+                nodes.push(json!({"endpoint": endpoint, "status": output::to_json(&answer.response)}));
+            }
+            Err(error) => {
+                let mut row = [const { String::new() }; 9];
+                row[0].clone_from(endpoint);
+                row[2] = error.reason().to_owned();
+                rows.push(row);
+                nodes.push(json!({"endpoint": endpoint, "error": output::error_json(&error)["error"]}));
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    match session.format {
+        Format::Json => println!("{:#}", json!({"nodes": nodes})),
+        Format::Table => println!(
+            "{}",
+            table(["ENDPOINT", "NODE", "PHASE", "ROLE", "LEADER", "TERM", "APPLIED", "COMMIT", "REASON"], rows)
+        ),
+    }
+    match first_error {
+        Some(error) if answered == 0 => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn status_row(endpoint: &str, status: &GetStatusResponse) -> [String; 9] {
+    let mut reason = status.reason.clone();
+    if status.phase() == NodePhase::Quarantined {
+        reason.push_str(&format!(" — {}", status.remedy));
+    }
+    [
+        endpoint.to_owned(),
+        status.node_id.to_string(),
+        plain(status.phase().as_str_name(), "NODE_PHASE_"),
+        plain(status.role().as_str_name(), "MEMBER_ROLE_"),
+        node(status.leader),
+        status.term.to_string(),
+        status.applied_index.to_string(),
+        status.commit_index.to_string(),
+        reason,
+    ]
+}
+
+fn node(id: u64) -> String {
+    if id == 0 { "-".to_owned() } else { id.to_string() }
+}
+
+pub async fn member(session: &Session, command: MemberCommand) -> Result<(), Failure> {
+    let MemberCommand::List = command;
+    let response = session.call(ListMembersRequest {}).await?;
+    output::print(session.format, &response, |r| {
+        let rows = r.members.iter().map(|m| {
+            [
+                m.node_id.to_string(),
+                m.address.clone(),
+                if m.leader { "leader".to_owned() } else { String::new() },
+                if m.self_ { "itself" } else if m.connected { "yes" } else { "NO" }.to_owned(),
+                if m.match_index == 0 { String::new() } else { m.match_index.to_string() },
+                format!("{:+}", m.clock_offset_ms),
+            ]
+        });
+        format!("{}\nas node {} sees it", table(["NODE", "ADDRESS", "ROLE", "CONNECTED", "HAS", "CLOCK, MS"], rows), r.served_by)
+    });
+    Ok(())
+}
+
+/// Hands over, then looks for itself whether the node leads.
+pub async fn transfer_leader(session: &Session, args: TransferArgs) -> Result<(), Failure> {
+    let before = session.client.find_leader().await.and(session.client.leader());
+    if let (Some(to), Some(leader)) = (args.to, before)
+        && to == leader
+    {
+        return Err(Failure::Broken(format!("node {to} leads already")));
+    }
+    let response =
+        session.call(TransferLeaderRequest { meta: session.meta(), to: args.to.unwrap_or_default() }).await?;
+    let expected = args.to.unwrap_or(response.leader);
+    let give_up = Instant::now() + TRANSFER_SEEN_WITHIN;
+    loop {
+        session.client.find_leader().await;
+        // The new leader itself must say so, not only its neighbours.
+        if session.client.leader() == Some(expected) && itself_leads(session, expected).await {
+            break;
+        }
+        if Instant::now() >= give_up {
+            return Err(Failure::Broken(format!(
+                "the cluster answered that node {expected} leads, but {} is seen to lead",
+                session.client.leader().map_or_else(|| "nobody".to_owned(), |id| format!("node {id}"))
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    output::print(session.format, &response, |r| format!("node {expected} leads in term {}", r.term));
+    Ok(())
+}
+
+/// True when the node cannot be asked: then its neighbours' word stands.
+async fn itself_leads(session: &Session, node: u64) -> bool {
+    let Some(endpoint) = session.client.endpoint_of(node) else { return true };
+    let options = CallOptions { endpoint: Some(endpoint), once: true, ..CallOptions::default() };
+    session
+        .client
+        .call_with(GetStatusRequest {}, options)
+        .await
+        .is_ok_and(|answer| answer.response.role() == MemberRole::Leader)
+}
+
+pub async fn digest(session: &Session, args: DigestArgs) -> Result<(), Failure> {
+    let marker = if args.place_marker {
+        session.call(PlaceMarkerRequest { meta: session.meta() }).await?.marker_index
+    } else {
+        0
+    };
+    let give_up = Instant::now() + DIGEST_WITHIN;
+    let response = loop {
+        let response = session.call(GetDigestsRequest {}).await?;
+        if response.members.iter().all(|member| member.marker_index >= marker) {
+            break response;
+        }
+        if Instant::now() >= give_up {
+            let late: Vec<_> =
+                response.members.iter().filter(|m| m.marker_index < marker).map(|m| m.node_id.to_string()).collect();
+            return Err(Failure::Broken(format!("no digest at index {marker} yet from node {}", late.join(", "))));
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    output::print(session.format, &response, |r| {
+        let rows = r.members.iter().map(|m| {
+            [
+                m.node_id.to_string(),
+                m.chain_index.to_string(),
+                m.chain.clone(),
+                m.marker_index.to_string(),
+                m.digest.clone(),
+            ]
+        });
+        table(["NODE", "CHAIN AT", "CHAIN", "ROWS AT", "DIGEST"], rows)
+    });
+    // Equal indexes must have equal hashes (rule 15); different indexes cannot be compared.
+    let mut chains: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut digests: BTreeMap<u64, &str> = BTreeMap::new();
+    for member in &response.members {
+        let chain = chains.entry(member.chain_index).or_insert(&member.chain);
+        let digest = digests.entry(member.marker_index).or_insert(&member.digest);
+        if *chain != member.chain || *digest != member.digest {
+            return Err(Failure::Broken(format!("node {} differs from the others at the same index", member.node_id)));
+        }
+    }
+    Ok(())
+}
+
+pub async fn notices(session: &Session, args: NoticesArgs) -> Result<(), Failure> {
+    let mut stream = session.client.watch_notices(session.endpoint()).await?;
+    let mut seen = 0;
+    while args.count.is_none_or(|count| seen < count) {
+        let response = match stream.message().await {
+            Ok(Some(response)) => response,
+            Ok(None) => return Err(Failure::Broken("the node closed the stream".to_owned())),
+            Err(status) => return Err(Failure::Broken(format!("the stream broke: {}", status.message()))),
+        };
+        seen += u64::from(matches!(response.update, Some(watch_notices_response::Update::Notice(_))));
+        output::print_line(session.format, &response, |r| match &r.update {
+            Some(watch_notices_response::Update::Notice(notice)) => Some(format!(
+                "{} {} {} {}",
+                moment(notice.time.as_ref()),
+                plain(notice.severity().as_str_name(), "SEVERITY_"),
+                notice.kind,
+                notice.text_ru
+            )),
+            _ => None,
+        });
+    }
+    Ok(())
+}
+
+pub async fn entity(session: &Session, command: EntityCommand) -> Result<(), Failure> {
+    match command {
+        EntityCommand::Show { entity } => {
+            let response = session.call(ShowEntityRequest { read: session.read(), entity: Some(entity) }).await?;
+            output::print(session.format, &response, |r| {
+                let entity = r.entity.clone().unwrap_or_default();
+                let quarantine = if r.quarantined {
+                    format!("{} since {}", r.quarantine_reason, moment(r.quarantined_at.as_ref()))
+                } else {
+                    String::new()
+                };
+                facts([
+                    ("entity", format!("{}/{}", entity.kind, entity.id)),
+                    ("exists", r.exists.to_string()),
+                    ("last commit", format!("{}.{}", r.head_term, r.head_counter)),
+                    ("parts", r.parts.join(" ")),
+                    ("QUARANTINED", quarantine),
+                    ("parked messages", r.parked_messages.to_string()),
+                    ("state", r.state.clone()),
+                    ("read from", format!("node {}", r.meta.as_ref().map_or(0, |m| m.served_by))),
+                ])
+            });
+        }
+        EntityCommand::Release { entity } => {
+            let name = format!("{}/{}", entity.kind, entity.id);
+            let response = session.call(ReleaseEntityRequest { meta: session.meta(), entity: Some(entity) }).await?;
+            output::print(session.format, &response, |_| format!("{name} is released"));
+        }
+    }
+    Ok(())
+}
