@@ -91,7 +91,8 @@ pub fn okno(arguments: &[&str]) -> Output {
 /// Held while a cluster runs: timings of two at a time would mean nothing.
 fn one_at_a_time() -> File {
     let path = std::env::temp_dir().join("okno-tests.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).expect("the lock file opens");
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).expect("the lock file opens");
     file.lock().expect("the lock file locks");
     file
 }
@@ -116,16 +117,6 @@ impl Cluster {
         cluster
     }
 
-    /// As [`Cluster::start`], of another binary.
-    pub async fn start_binary(nodes: usize, binary: PathBuf) -> Self {
-        let mut cluster = Self::prepare(nodes);
-        cluster.binary = binary;
-        cluster.start_all();
-        cluster.wait_ready().await;
-        cluster.fill().await;
-        cluster
-    }
-
     /// Certificates, settings and data directories; nothing runs yet.
     pub fn prepare(nodes: usize) -> Self {
         let alone = one_at_a_time();
@@ -139,7 +130,11 @@ impl Cluster {
             "--nodes",
             &nodes.to_string(),
         ]);
-        assert!(output.status.success(), "okno dev --prepare failed: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "okno dev --prepare failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let text = std::fs::read(path.join("dev.json")).expect("dev.json was written");
         let file: DevFile = serde_json::from_slice(&text).expect("dev.json is as documented");
         assert_eq!(file.nodes.len(), nodes);
@@ -151,7 +146,8 @@ impl Cluster {
             admin_at: BTreeMap::new(),
             _alone: alone,
         };
-        cluster.admin_at = cluster.ids().into_iter().map(|id| (id, cluster.desk_at(id, "admin", "dev"))).collect();
+        cluster.admin_at =
+            cluster.ids().into_iter().map(|id| (id, cluster.desk_at(id, "admin", "dev"))).collect();
         cluster
     }
 
@@ -176,13 +172,25 @@ impl Cluster {
         }
     }
 
+    /// As [`Cluster::start_all`], of another binary.
+    pub fn start_all_of(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
+        self.start_all();
+    }
+
     pub fn start_node(&mut self, node: u64) {
         assert!(!self.nodes.contains_key(&node), "node {node} runs already");
         let entry = self.entry(node);
         let log = File::options().create(true).append(true).open(&entry.log).expect("the log opens");
         let errors = log.try_clone().expect("the log can be shared");
         let mut command = Command::new(&self.binary);
-        command.arg("serve").arg("--config").arg(&entry.settings).stdin(Stdio::null()).stdout(log).stderr(errors);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&entry.settings)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
         die_with_parent(&mut command);
         let child = command.spawn().expect("okno can be started");
         self.nodes.insert(node, child);
@@ -362,12 +370,16 @@ impl Cluster {
 
     /// Waits until a node has applied `index`; returns how far it is then.
     pub async fn wait_applied(&self, node: u64, index: u64) -> u64 {
-        eventually(&format!("node {node} at index {index}"), CATCH_UP_WITHIN, async || match self.status(node).await {
-            Ok(status) if status.applied_index >= index && status.phase() == proto::NodePhase::Serving => {
-                Ok(status.applied_index)
+        eventually(&format!("node {node} at index {index}"), CATCH_UP_WITHIN, async || {
+            match self.status(node).await {
+                Ok(status)
+                    if status.applied_index >= index && status.phase() == proto::NodePhase::Serving =>
+                {
+                    Ok(status.applied_index)
+                }
+                Ok(status) => Err(format!("{:?} at {}", status.phase(), status.applied_index)),
+                Err(error) => Err(error.to_string()),
             }
-            Ok(status) => Err(format!("{:?} at {}", status.phase(), status.applied_index)),
-            Err(error) => Err(error.to_string()),
         })
         .await
     }
@@ -393,13 +405,16 @@ impl Cluster {
     /// Places a marker and checks that every running node digests all its rows alike, and that the hash chains agree
     /// at a common index.
     pub async fn assert_alike(&self) {
-        let marker = self.admin().call(proto::PlaceMarkerRequest { meta: None }).await.expect("a marker").marker_index;
+        let marker =
+            self.admin().call(proto::PlaceMarkerRequest { meta: None }).await.expect("a marker").marker_index;
         let running: Vec<u64> = self.nodes.keys().copied().collect();
         let digests = eventually("a digest of every node", CATCH_UP_WITHIN, async || {
             let mut own = BTreeMap::new();
             for node in &running {
-                let response = self.admin_at[node].call(proto::GetDigestsRequest {}).await.map_err(|e| e.to_string())?;
-                let of_node = response.members.into_iter().find(|m| m.node_id == *node && m.marker_index == marker);
+                let response =
+                    self.admin_at[node].call(proto::GetDigestsRequest {}).await.map_err(|e| e.to_string())?;
+                let of_node =
+                    response.members.into_iter().find(|m| m.node_id == *node && m.marker_index == marker);
                 own.insert(*node, of_node.ok_or_else(|| format!("node {node} has none yet"))?.digest);
             }
             Ok::<_, String>(own)
@@ -407,7 +422,10 @@ impl Cluster {
         .await;
         let first = digests.values().next().expect("a node runs");
         assert!(!first.is_empty());
-        assert!(digests.values().all(|digest| digest == first), "digests at index {marker} differ: {digests:?}");
+        assert!(
+            digests.values().all(|digest| digest == first),
+            "digests at index {marker} differ: {digests:?}"
+        );
         eventually("hash chains at a common index", CATCH_UP_WITHIN, async || {
             let mut heads = BTreeMap::new();
             for node in &running {
@@ -418,7 +436,10 @@ impl Cluster {
             if heads.values().any(|(other, _)| *other != index) {
                 return Err(format!("{heads:?}"));
             }
-            assert!(heads.values().all(|(_, other)| *other == chain), "hash chains at {index} differ: {heads:?}");
+            assert!(
+                heads.values().all(|(_, other)| *other == chain),
+                "hash chains at {index} differ: {heads:?}"
+            );
             Ok(())
         })
         .await;

@@ -19,7 +19,8 @@ pub struct Desk {
 
 impl Desk {
     pub fn connect<'a>(file: &DevFile, pair: &Pair, nodes: impl Iterator<Item = &'a NodeEntry>) -> Self {
-        let mut settings = Settings::new(nodes.map(|node| node.clients.to_string()).collect(), tls(file, pair));
+        let mut settings =
+            Settings::new(nodes.map(|node| node.clients.to_string()).collect(), tls(file, pair));
         settings.cluster.clone_from(&file.cluster);
         settings.deadline = CALL_WITHIN;
         // Texts are compared by their English form: the source of tests is English.
@@ -48,7 +49,10 @@ impl Desk {
         Ok(self.client.call_with(proto::GetStatusRequest {}, options).await?.response)
     }
 
-    pub async fn load_catalogue(&self, files: &[proto::CatalogueFile]) -> Result<proto::LoadCatalogueResponse, CallError> {
+    pub async fn load_catalogue(
+        &self,
+        files: &[proto::CatalogueFile],
+    ) -> Result<proto::LoadCatalogueResponse, CallError> {
         self.call(proto::LoadCatalogueRequest { meta: None, files: files.to_vec() }).await
     }
 
@@ -74,7 +78,10 @@ impl Desk {
     /// From the called node's own store, with where it was read.
     pub async fn case_local(&self, case: &str) -> Result<(proto::ReadMeta, proto::Case), CallError> {
         let response = self.call(proto::GetCaseRequest { read: local(), case_id: case.into() }).await?;
-        Ok((response.meta.expect("a read says where it was served"), response.case.expect("a case was found")))
+        Ok((
+            response.meta.expect("a read says where it was served"),
+            response.case.expect("a case was found"),
+        ))
     }
 
     pub async fn take_ticket(&self, office: &str, service: &str) -> Result<proto::Ticket, CallError> {
@@ -88,8 +95,11 @@ impl Desk {
     }
 
     pub async fn call_next(&self, office: &str, window: &str) -> Result<proto::Ticket, CallError> {
-        let request =
-            proto::CallNextRequest { office: office.into(), window: window.into(), ..proto::CallNextRequest::default() };
+        let request = proto::CallNextRequest {
+            office: office.into(),
+            window: window.into(),
+            ..proto::CallNextRequest::default()
+        };
         Ok(self.call(request).await?.ticket.expect("a ticket"))
     }
 
@@ -185,5 +195,9 @@ pub fn document(case: &str, document_reference: &str) -> proto::AddDocumentReque
 }
 
 pub fn advance(case: &str, step: Step) -> proto::AdvanceCaseRequest {
-    proto::AdvanceCaseRequest { case_id: case.into(), step: Some(step), ..proto::AdvanceCaseRequest::default() }
+    proto::AdvanceCaseRequest {
+        case_id: case.into(),
+        step: Some(step),
+        ..proto::AdvanceCaseRequest::default()
+    }
 }

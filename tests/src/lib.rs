@@ -34,7 +34,9 @@ where
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(objection) if Instant::now() > until => panic!("{what}: not within {within:?}: {objection:?}"),
+            Err(objection) if Instant::now() > until => {
+                panic!("{what}: not within {within:?}: {objection:?}")
+            }
             Err(_) => tokio::time::sleep(POLL).await,
         }
     }

@@ -121,7 +121,12 @@ impl Ledger {
                 .into_iter()
                 .flatten()
                 .collect();
-            assert!(faults.is_empty(), "node {node}: {} faults: {:#?}", faults.len(), &faults[..faults.len().min(20)]);
+            assert!(
+                faults.is_empty(),
+                "node {node}: {} faults: {:#?}",
+                faults.len(),
+                &faults[..faults.len().min(20)]
+            );
         }
     }
 
@@ -160,7 +165,9 @@ impl Ledger {
             match numbers.get(reference.as_str()) {
                 None => faults.push(format!("case {case}: document {reference} is missing")),
                 Some(found) if found == &[*number] => {}
-                Some(found) => faults.push(format!("case {case}: {reference} is {found:?}, told as {number}")),
+                Some(found) => {
+                    faults.push(format!("case {case}: {reference} is {found:?}, told as {number}"))
+                }
             }
         }
         Ok(faults)
@@ -190,7 +197,9 @@ impl Writer {
                     break;
                 }
                 let reference = format!("{}-{visitor}-{document}", self.number);
-                let Some(added) = self.write(&reference, desk::document(&case, &reference)).await else { continue };
+                let Some(added) = self.write(&reference, desk::document(&case, &reference)).await else {
+                    continue;
+                };
                 let mut ledger = self.ledger();
                 let documents = ledger.cases.get_mut(&case).expect("entered above");
                 documents.insert(reference, added.document_number);

@@ -57,7 +57,9 @@ pub fn people() -> Vec<proto::OfficePerson> {
         offices: vec![office.into()],
     };
     let mut all = vec![person(OFFICER, "Липова Вера Примеровна", QUIET_OFFICE)];
-    all.extend((0..WRITERS_MAX).map(|n| person(&writer(n), &format!("Примеров Номер {}", n + 1), BUSY_OFFICE)));
+    all.extend(
+        (0..WRITERS_MAX).map(|n| person(&writer(n), &format!("Примеров Номер {}", n + 1), BUSY_OFFICE)),
+    );
     all
 }
 
@@ -90,6 +92,7 @@ pub fn person(n: u32) -> proto::Person {
 /// A СНИЛС with its check digits; numbers from 999-000-000 on are far beyond any that was ever given out.
 pub fn snils(n: u32) -> String {
     let digits = format!("{:09}", 999_000_000 + n % 1_000_000);
-    let sum: u32 = digits.bytes().zip((1..=9u32).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
+    let sum: u32 =
+        digits.bytes().zip((1..=9u32).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
     format!("{}-{}-{} {:02}", &digits[..3], &digits[3..6], &digits[6..], sum % 101 % 100)
 }

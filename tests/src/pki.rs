@@ -4,8 +4,8 @@
 use crate::cluster::{AuthorityFiles, Pair};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams,
-    SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -52,7 +52,8 @@ impl Authority {
     pub fn open(files: &AuthorityFiles) -> Self {
         let key = std::fs::read_to_string(&files.key).expect("the authority's key is there");
         let key = KeyPair::from_pem(&key).expect("a key in PEM");
-        let certificate = std::fs::read_to_string(&files.certificate).expect("the authority's certificate is there");
+        let certificate =
+            std::fs::read_to_string(&files.certificate).expect("the authority's certificate is there");
         Self { issuer: Issuer::from_ca_cert_pem(&certificate, key).expect("an authority's certificate") }
     }
 
@@ -113,9 +114,9 @@ impl Authority {
             invalidity_date: None,
         };
         let parameters = CertificateRevocationListParams {
-            this_update: (now - 2 * DAY).into(),
+            this_update: now.into(),
             next_update: next_update.into(),
-            crl_number: SerialNumber::from(now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()),
+            crl_number: SerialNumber::from(list_number(now)),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
@@ -123,6 +124,12 @@ impl Authority {
         let signed = parameters.signed_by(&self.issuer).expect("a revocation list");
         replace(list, &signed.pem().expect("PEM"));
     }
+}
+
+/// In the order in which lists are made, as the development authority numbers its own.
+fn list_number(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    u64::try_from(since.as_micros()).expect("before the year 586000")
 }
 
 /// Tomorrow: a revocation list that is current.
@@ -134,4 +141,24 @@ fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text).expect("a file can be written");
     std::fs::rename(&beside, path).expect("a file can be renamed");
+}
+
+/// The certificate in a PEM text, as bytes.
+pub fn der(pem: &str) -> Vec<u8> {
+    use rustls_pki_types::pem::PemObject;
+    rustls_pki_types::CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate in PEM").to_vec()
+}
+
+/// The certificate a listener presents to a new connection.
+pub async fn presented(
+    file: &crate::cluster::DevFile,
+    caller: &Pair,
+    address: std::net::SocketAddr,
+) -> Result<Vec<u8>, String> {
+    let files = std::sync::Arc::new(crate::desk::tls(file, caller));
+    let connector = okno_client::Connector::new(&address.to_string(), files, &file.cluster)
+        .map_err(|error| error.to_string())?;
+    let stream = connector.connect().await.map_err(|error| error.to_string())?;
+    let chain = stream.get_ref().1.peer_certificates().ok_or("no certificate was presented")?;
+    chain.first().map(|leaf| leaf.to_vec()).ok_or_else(|| "an empty chain was presented".to_owned())
 }

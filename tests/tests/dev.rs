@@ -12,11 +12,18 @@ fn the_story_ends_well_and_leaves_nothing_behind() {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     // The leader was killed, work went on, and every node was read.
-    for text in ["убит (SIGKILL)", "следующая запись подтверждена через", "догнал остальных", "ничего дважды", "в архиве"] {
+    for text in [
+        "убит (SIGKILL)",
+        "следующая запись подтверждена через",
+        "догнал остальных",
+        "ничего дважды",
+        "в архиве",
+    ] {
         assert!(out.contains(text), "{text:?} was not told:\n{out}");
     }
     // No process of it runs any more.
-    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("dev.json")).unwrap()).unwrap();
+    let file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("dev.json")).unwrap()).unwrap();
     assert_eq!(file["pid"], serde_json::Value::Null);
     for node in file["nodes"].as_array().unwrap() {
         assert_eq!(node["pid"], serde_json::Value::Null, "{node}");

@@ -172,8 +172,10 @@ fn assert_reused(error: CallError) {
 #[tokio::test]
 async fn a_watch_goes_on_behind_its_last_change_across_a_leader_change() {
     let mut cluster = Cluster::start(3).await;
-    let request =
-        proto::WatchCasesRequest { office: people::BUSY_OFFICE.into(), ..proto::WatchCasesRequest::default() };
+    let request = proto::WatchCasesRequest {
+        office: people::BUSY_OFFICE.into(),
+        ..proto::WatchCasesRequest::default()
+    };
     let mut watch = CaseWatch::new(cluster.desk("auditor", "revizor").client, request);
     watch.next().await.unwrap();
 

@@ -15,11 +15,20 @@ fn whole_way(interagency: u32) -> Vec<(Step, State)> {
     vec![
         (Step::RequestInteragency(request_interagency()), State::Interagency),
         (
-            Step::InteragencyAnswered(proto::InteragencyAnsweredStep { number: interagency, answer: "да".into() }),
+            Step::InteragencyAnswered(proto::InteragencyAnsweredStep {
+                number: interagency,
+                answer: "да".into(),
+            }),
             State::Accepted,
         ),
-        (Step::SendToAuthority(proto::SendToAuthorityStep { register_number: "Р-1".into() }), State::AtAuthority),
-        (Step::Suspend(proto::SuspendStep { reason: "registrar".into(), term: ten_days() }), State::Suspended),
+        (
+            Step::SendToAuthority(proto::SendToAuthorityStep { register_number: "Р-1".into() }),
+            State::AtAuthority,
+        ),
+        (
+            Step::Suspend(proto::SuspendStep { reason: "registrar".into(), term: ten_days() }),
+            State::Suspended,
+        ),
         (Step::Resume(proto::ResumeStep { note: "устранено".into() }), State::AtAuthority),
         (
             Step::ReceiveResult(proto::ReceiveResultStep { reference: "№ 7".into(), note: String::new() }),
@@ -89,7 +98,8 @@ async fn a_visitor_is_served_from_the_ticket_to_the_archive() {
 
     // The rest of the way, step by step.
     for (step, state) in whole_way(1) {
-        let answer = officer.step(&case, step.clone()).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
+        let answer =
+            officer.step(&case, step.clone()).await.unwrap_or_else(|error| panic!("{step:?}: {error}"));
         assert_eq!(answer.state(), state, "{step:?}");
     }
 
@@ -153,7 +163,10 @@ async fn cases_are_listed_watched_and_denied_to_strangers() {
     let officer = cluster.officer();
     let mut watch = CaseWatch::new(
         officer.client.clone(),
-        proto::WatchCasesRequest { office: people::QUIET_OFFICE.into(), ..proto::WatchCasesRequest::default() },
+        proto::WatchCasesRequest {
+            office: people::QUIET_OFFICE.into(),
+            ..proto::WatchCasesRequest::default()
+        },
     );
     // The first sign of life: from here on the watch sees everything.
     watch.next().await.unwrap();
@@ -162,7 +175,10 @@ async fn cases_are_listed_watched_and_denied_to_strangers() {
     for visitor in 0..5 {
         cases.push(officer.open(visitor).await.unwrap());
     }
-    officer.step(&cases[4], Step::Withdraw(proto::WithdrawStep { reason: "передумал".into() })).await.unwrap();
+    officer
+        .step(&cases[4], Step::Withdraw(proto::WithdrawStep { reason: "передумал".into() }))
+        .await
+        .unwrap();
 
     // The watch tells of each, in order.
     let mut seen = Vec::new();
@@ -181,7 +197,8 @@ async fn cases_are_listed_watched_and_denied_to_strangers() {
         let mut all = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = proto::ListCasesRequest { read: None, filter: Some(filter.clone()), page_size, page_token };
+            let request =
+                proto::ListCasesRequest { read: None, filter: Some(filter.clone()), page_size, page_token };
             let page = officer.call(request).await.unwrap();
             assert!(page.cases.len() <= page_size as usize);
             all.extend(page.cases.into_iter().map(|case| case.case_id));
@@ -203,8 +220,7 @@ async fn cases_are_listed_watched_and_denied_to_strangers() {
     };
     assert_eq!(sorted(list(by_office(State::Unspecified), 2).await), sorted(cases.clone()));
     assert_eq!(list(by_office(State::Withdrawn), 2).await, [cases[4].clone()]);
-    let by_applicant =
-        proto::CaseFilter { by: Some(proto::case_filter::By::Applicant(people::snils(3))) };
+    let by_applicant = proto::CaseFilter { by: Some(proto::case_filter::By::Applicant(people::snils(3))) };
     assert_eq!(list(by_applicant, 10).await, [cases[3].clone()]);
 
     // Another office's officer is told nothing of them but that they are not his.

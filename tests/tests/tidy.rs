@@ -21,7 +21,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("okno-ops", &["okno-storage", "okno-cluster", "okno-proto", "okno-client"]),
     (
         "okno-node",
-        &["okno-proto", "okno-client", "okno-domain", "okno-runtime", "okno-cluster", "okno-storage", "okno-ops"],
+        &[
+            "okno-proto",
+            "okno-client",
+            "okno-domain",
+            "okno-runtime",
+            "okno-cluster",
+            "okno-storage",
+            "okno-ops",
+        ],
     ),
     ("okno-tests", &["okno-proto", "okno-client"]),
 ];
@@ -55,14 +63,16 @@ fn sources() -> Vec<PathBuf> {
 
 fn manifests() -> BTreeMap<String, (PathBuf, toml::Table)> {
     let workspace: toml::Table =
-        toml::from_str(&fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml")).expect("valid TOML");
+        toml::from_str(&fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml"))
+            .expect("valid TOML");
     let members = workspace["workspace"]["members"].as_array().expect("members");
     members
         .iter()
         .map(|member| {
             let folder = root().join(member.as_str().expect("a path"));
             let manifest: toml::Table =
-                toml::from_str(&fs::read_to_string(folder.join("Cargo.toml")).expect("manifest")).expect("valid TOML");
+                toml::from_str(&fs::read_to_string(folder.join("Cargo.toml")).expect("manifest"))
+                    .expect("valid TOML");
             let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
             (name, (folder, manifest))
         })
@@ -122,7 +132,8 @@ fn crates_import_only_whom_they_may() {
 #[test]
 fn every_crate_obeys_the_workspace_lints() {
     for (name, (_, manifest)) in manifests() {
-        let obeys = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
+        let obeys =
+            manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
         assert_eq!(obeys, Some(true), "{name} does not say `[lints] workspace = true`");
     }
 }
@@ -141,7 +152,10 @@ fn the_architecture_page_names_what_is_there() {
             let names_a_file = path.contains('/')
                 && !path.contains([' ', '<', '*', '{', ':', '‖', '(', '…'])
                 && !path.starts_with('/')
-                && (path.ends_with(".rs") || path.ends_with(".proto") || path.ends_with(".md") || path.ends_with('/'));
+                && (path.ends_with(".rs")
+                    || path.ends_with(".proto")
+                    || path.ends_with(".md")
+                    || path.ends_with('/'));
             assert!(
                 !names_a_file || root().join(path).exists(),
                 "ARCHITECTURE.md:{}: `{path}` does not exist",

@@ -151,7 +151,7 @@ impl Authority {
         let parameters = CertificateRevocationListParams {
             this_update: (now - BACKDATED).into(),
             next_update: (now + REVOCATION_LIST_VALID).into(),
-            crl_number: serial_number(),
+            crl_number: SerialNumber::from(list_number(now)),
             issuing_distribution_point: None,
             revoked_certs: serial_numbers
                 .iter()
@@ -182,6 +182,12 @@ fn serial_number() -> SerialNumber {
     let mut bytes = *uuid::Uuid::new_v4().as_bytes();
     bytes[0] = (bytes[0] & 0x3f) | 0x40;
     SerialNumber::from_slice(&bytes)
+}
+
+/// Lists of one authority are numbered in the order in which they were made: nodes refuse to go back to an older one.
+fn list_number(now: SystemTime) -> u64 {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn write_public(path: &Path, text: &str) -> Result<()> {

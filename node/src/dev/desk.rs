@@ -228,7 +228,7 @@ impl Desk {
     // ---- Catalogue and directory ----
 
     pub async fn load_catalogue(&self) -> Result<proto::LoadCatalogueResponse, CallError> {
-        let files = okno_ops::catalogue::shipped();
+        let files = okno_ops::embedded::catalogue_files();
         self.read(proto::LoadCatalogueRequest { meta: None, files }).await
     }
 

@@ -1,0 +1,140 @@
+//! An entity that panics is that entity's trouble (rule 13): its neighbour in the same shard answers on, it comes
+//! back by itself, after repeated panics it is quarantined everywhere, and an operator releases it.
+//!
+//! Runs `okno-faulty`, which is `okno` built with the feature `test-faults`: documents with certain notes panic. The
+//! feature is absent from every other build.
+
+use okno_client::{CallError, v1 as proto};
+use okno_tests::cluster::{Cluster, binary};
+use okno_tests::desk::{self, Desk};
+use okno_tests::eventually;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tonic::Code;
+
+const PANIC_IN_DECIDE: &str = "test-faults: panic in decide";
+const PANIC_IN_EVOLVE: &str = "test-faults: panic in evolve";
+/// A neighbour of a panicking entity answers within this. On a machine whose disk is slower than that at the best of
+/// times, three times what the same call took before anything panicked counts instead.
+const NEIGHBOUR_WITHIN: Duration = Duration::from_millis(100);
+
+/// Builds `okno-faulty` beside `okno`: nothing to do when it is there and fresh.
+fn faulty() -> PathBuf {
+    let okno = binary();
+    let release = okno.parent().expect("a binary lies in a folder");
+    let target = release.parent().expect("below the target folder");
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "okno-node",
+            "--features",
+            "test-faults",
+            "--bin",
+            "okno-faulty",
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .env("CARGO_TARGET_DIR", target)
+        .status()
+        .expect("cargo can be started");
+    assert!(status.success(), "okno-faulty could not be built");
+    release.join("okno-faulty")
+}
+
+fn poisoned(case: &str, note: &str) -> proto::AddDocumentRequest {
+    proto::AddDocumentRequest { note: note.into(), ..desk::document(case, "яд") }
+}
+
+async fn timed(desk: &Desk, case: &str, reference: String) -> Duration {
+    let begun = Instant::now();
+    desk.once(desk::document(case, &reference)).await.expect("a neighbour answers");
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_panicking_case_is_quarantined_and_its_neighbour_answers_on() {
+    let binary = faulty();
+    let mut cluster = Cluster::prepare(3);
+    // One shard: every two entities are neighbours.
+    for node in cluster.ids() {
+        let path = cluster.entry(node).settings.clone();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed = text.replace("shards = 4", "shards = 1");
+        assert_ne!(changed, text, "the setting is there");
+        std::fs::write(&path, changed).unwrap();
+    }
+    cluster.start_all_of(&binary);
+    cluster.wait_ready().await;
+    cluster.fill().await;
+    let officer = cluster.officer();
+    let ill = officer.open(1).await.unwrap();
+    let neighbour = officer.open(2).await.unwrap();
+    officer.add(&ill, "до").await.unwrap();
+    let mut bound = NEIGHBOUR_WITHIN;
+    for n in 0..20 {
+        bound = bound.max(3 * timed(&officer, &neighbour, format!("прежде-{n}")).await);
+    }
+
+    // Two panics, one in deciding and one in folding: each is told as not applied, nothing of it is there, and the
+    // case comes back by itself. Meanwhile the neighbour answers.
+    let mut slowest = Duration::ZERO;
+    for note in [PANIC_IN_DECIDE, PANIC_IN_EVOLVE] {
+        let panics = officer.once(poisoned(&ill, note));
+        let beside = async {
+            let mut slowest = Duration::ZERO;
+            for n in 0..10 {
+                slowest = slowest.max(timed(&officer, &neighbour, format!("{note}-{n}")).await);
+            }
+            slowest
+        };
+        let (panicked, beside) = tokio::join!(panics, beside);
+        slowest = slowest.max(beside);
+        let error = panicked.unwrap_err();
+        assert!(matches!(error, CallError::NotApplied(_)), "{error}");
+        assert_eq!(error.reason(), "ENTITY_FAILED");
+        assert_eq!(officer.case(&ill).await.unwrap().documents.len(), 1);
+    }
+    officer.add(&ill, "между").await.unwrap();
+
+    // Again and again: it is quarantined, and says so instead of panicking once more.
+    let quarantined = eventually("the case is quarantined", Duration::from_secs(30), async || {
+        slowest = slowest.max(timed(&officer, &neighbour, format!("ещё-{}", uuid::Uuid::now_v7())).await);
+        match officer.once(poisoned(&ill, PANIC_IN_DECIDE)).await {
+            Err(error @ CallError::Refused(_)) => Ok(error),
+            Err(error) => Err(error.to_string()),
+            Ok(_) => panic!("a poisoned document was taken"),
+        }
+    })
+    .await;
+    assert_eq!(quarantined.problem().code, Code::FailedPrecondition, "{quarantined}");
+    assert!(slowest <= bound, "the neighbour took {slowest:?}, at most {bound:?} were allowed");
+    let healthy = officer.once(desk::document(&ill, "после")).await.unwrap_err();
+    assert_eq!(healthy.reason(), quarantined.reason());
+
+    // The quarantine is replicated: it outlives the leader. Reads go on.
+    let leader = cluster.leader().await;
+    cluster.kill(leader);
+    let refused = officer.call(desk::document(&ill, "после смены")).await.unwrap_err();
+    assert_eq!((refused.problem().code, refused.reason()), (Code::FailedPrecondition, quarantined.reason()));
+    assert_eq!(officer.case(&ill).await.unwrap().documents.len(), 2);
+    cluster.start_node(leader);
+    cluster.wait_ready().await;
+
+    // An operator looks, and releases it.
+    let admin = cluster.admin();
+    let entity = Some(proto::EntityRef { kind: "case".into(), id: ill.clone() });
+    let shown = admin.call(proto::ShowEntityRequest { read: None, entity: entity.clone() }).await.unwrap();
+    assert!(shown.quarantined && !shown.quarantine_reason.is_empty(), "{shown:?}");
+    admin.call(proto::ReleaseEntityRequest { meta: None, entity: entity.clone() }).await.unwrap();
+    officer.add(&ill, "здоров").await.unwrap();
+    let shown = admin.call(proto::ShowEntityRequest { read: None, entity }).await.unwrap();
+    assert!(!shown.quarantined);
+    assert_eq!(officer.case(&ill).await.unwrap().documents.len(), 3);
+
+    // All of it on every node alike; and no node was harmed.
+    cluster.assert_running();
+    cluster.assert_alike().await;
+}
