@@ -2,18 +2,55 @@
 
 use crate::{
     api::{
-        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, RoleState, ShardPort,
-        StampError,
+        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, Role, RoleState, ShardNotice,
+        ShardPort, StampError, Unknown,
     },
-    settings::ClusterSettings,
-    shell::fatal::Fatal,
-    status::{ClusterStatus, MemberDigests, NodePhase, TransferError},
-    transport::{ForwardError, ForwardHandler, PeerConnector, grpc::PeerService},
+    core::{
+        clock,
+        driver::{Driver, RecoverError, Start, Timing, recover},
+        event::{Event, ReadId, ReadRequest},
+        pins::Members,
+        table::Answers,
+    },
+    settings::{ClusterSettings, FEATURE_LEVEL},
+    shell::{
+        apply_thread::{ApplyThread, digest_thread},
+        fatal::{EXIT_PANIC, Fatal},
+        hub::{Hub, HubParts},
+        raft_thread::RaftThread,
+        watchdog,
+    },
+    status::{ClusterStatus, MemberDigests, MemberStatus, NodePhase, TransferError},
+    transport::{
+        ForwardError, ForwardHandler, PeerConnector, Transport,
+        grpc::{GrpcTransport, PeerService},
+    },
 };
 use bytes::Bytes;
-use okno_storage::{engine::Engine, error::StorageError, identity::Identity, state::StateReader};
-use std::{sync::Arc, time::Instant};
+use okno_storage::{
+    engine::Engine,
+    error::StorageError,
+    identity::{Identity, Member},
+    log::LogStore,
+    state::{Genesis, StateReader, StateStore},
+};
+use parking_lot::Mutex;
+use prost_raft::Message as _;
+use raft::eraftpb::ConfState;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Relaxed, Release},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How often members tell each other their clocks and hashes.
+const GOSSIP_EVERY: Duration = Duration::from_millis(250);
 
 /// Why the cluster part did not start. Data that are damaged do not end here: the node starts quarantined, with
 /// health and admin open (rule 12).
@@ -25,8 +62,10 @@ pub enum ClusterError {
     Storage(#[from] StorageError),
     #[error("identity: {0}")]
     Identity(String),
+    #[error("raft: {0}")]
+    Raft(String),
     #[error("cannot start a thread: {0}")]
-    Thread(String),
+    Thread(#[from] std::io::Error),
 }
 
 /// What a node brings along.
@@ -49,112 +88,503 @@ impl Cluster {
         settings: ClusterSettings,
         parts: ClusterParts,
     ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
-        let _ = (settings, parts);
-        todo!()
+        settings.check().map_err(ClusterError::Settings)?;
+        let connector = parts.connector.clone();
+        let opened = tokio::task::spawn_blocking(move || open(settings, parts))
+            .await
+            .map_err(|e| ClusterError::Raft(e.to_string()))??;
+        let hub = opened.hub.clone();
+        let (transport, service) = GrpcTransport::start(hub.own, &opened.members, &connector, hub.clone());
+        let handle = opened.run(transport)?;
+        Ok((handle, service))
+    }
+}
+
+/// Stores opened and checked, nothing running yet.
+struct Opened {
+    hub: Arc<Hub>,
+    members: Vec<Member>,
+    cluster: Uuid,
+    identity: Identity,
+    log: LogStore,
+    state: StateStore,
+    founded: bool,
+    /// `None`: the node is quarantined and raft does not run.
+    driver: Option<Driver>,
+}
+
+fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, ClusterError> {
+    let record = parts.identity.record().clone();
+    let voters: Vec<NodeId> = record.members.iter().map(|m| m.node_id).collect();
+    let ascending = voters.windows(2).all(|w| w[0] < w[1]);
+    if !ascending || !voters.contains(&record.node_id) || voters.contains(&0) {
+        return Err(ClusterError::Identity(format!(
+            "node {} must stand in its member list {voters:?}, ascending and without 0",
+            record.node_id
+        )));
+    }
+    let log = LogStore::open(parts.engine.clone())?;
+    let conf_state = ConfState { voters: voters.clone(), ..ConfState::default() };
+    let genesis =
+        Genesis { chain: record.genesis_chain(), conf_state: conf_state.encode_to_vec().into() };
+    let state = StateStore::open(parts.engine.clone(), genesis)?;
+    let founding = state.reader().view().founding()?;
+    let founded = founding.is_some();
+    let synced = (record.synced_term, record.synced_index);
+    let recovered =
+        recover((record.term, record.vote), log.hard_state()?, state.mark().commit, &log, synced);
+    let mut wrong = None;
+    if let Some((cluster, members)) = founding {
+        let said: Vec<_> = members.iter().map(|m| (m.node_id, m.incarnation)).collect();
+        if cluster != record.cluster || said != record.pins {
+            wrong = Some("the data's first commit names another cluster or other members than `identity`".to_owned());
+        }
+    }
+    let hard_state = match recovered {
+        Ok(hard_state) => Some(hard_state),
+        Err(RecoverError::Storage(error @ (StorageError::Io { .. } | StorageError::Engine(_)))) => {
+            return Err(error.into());
+        }
+        Err(error) => {
+            wrong.get_or_insert(error.to_string());
+            None
+        }
+    };
+    let hub = Hub::new(HubParts {
+        own: record.node_id,
+        settings: settings.clone(),
+        members: Members::new(&record),
+        reader: state.reader(),
+        fatal: parts.fatal,
+        role: RoleState { term: record.term, role: Role::Follower { leader: None } },
+        phase: NodePhase::Starting,
+    });
+    if let Some(reason) = &wrong {
+        hub.quarantine(reason, "remove this node's data and add it as a new member");
+    }
+    let driver = match hard_state.filter(|_| wrong.is_none()) {
+        Some(hard_state) => {
+            let conf_state = ConfState::decode(&state.mark().conf_state[..])
+                .map_err(|e| ClusterError::Raft(format!("configuration state: {e}")))?;
+            let start = Start {
+                id: record.node_id,
+                members: voters,
+                log: log.clone(),
+                hard_state,
+                conf_state,
+                applied: state.mark().index,
+                founded,
+                pinned: !record.pins.is_empty(),
+                synced,
+                boot: rand::random(),
+            };
+            let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
+            let driver = Driver::new(start, Timing::from(&settings), &logger)
+                .map_err(|e| ClusterError::Raft(e.to_string()))?;
+            Some(driver)
+        }
+        None => None,
+    };
+    Ok(Opened {
+        hub,
+        members: record.members,
+        cluster: record.cluster,
+        identity: parts.identity,
+        log,
+        state,
+        founded,
+        driver,
+    })
+}
+
+impl Opened {
+    /// Starts the threads.
+    fn run(self, transport: Arc<dyn Transport>) -> Result<Arc<ClusterHandle>, ClusterError> {
+        let hub = self.hub;
+        if hub.transport.set(transport.clone()).is_err() {
+            return Err(ClusterError::Raft("started twice".into()));
+        }
+        let mut threads = Vec::new();
+        let Some(driver) = self.driver else {
+            // Quarantined at the start: no thread, no link; health and status answer.
+            transport.close();
+            for event in hub.inbox.close() {
+                hub.answer_unseen(event);
+            }
+            return Ok(Arc::new(ClusterHandle::new(hub, self.cluster, self.members, threads)));
+        };
+        if hub.members.lock().pinned() {
+            hub.serving();
+        }
+        hub.look_at_pins();
+        let (digests, views) = crossbeam_channel::bounded(1);
+        let apply = ApplyThread {
+            hub: hub.clone(),
+            state: self.state,
+            log: self.log.clone(),
+            founded: self.founded,
+            cluster: self.cluster,
+            digests,
+        };
+        let raft = RaftThread {
+            hub: hub.clone(),
+            driver,
+            log: self.log,
+            identity: self.identity,
+            transport: transport.clone(),
+        };
+        threads.push(thread(&hub, "okno-raft", move || raft.run())?);
+        threads.push(thread(&hub, "okno-apply", move || apply.run())?);
+        let digest_hub = hub.clone();
+        threads.push(thread(&hub, "okno-digest", move || digest_thread(&digest_hub, &views))?);
+        let dog_hub = hub.clone();
+        threads.push(thread(&hub, "okno-watchdog", move || watchdog::run(&dog_hub))?);
+        tokio::spawn(gossip(hub.clone(), transport));
+        Ok(Arc::new(ClusterHandle::new(hub, self.cluster, self.members, threads)))
+    }
+}
+
+/// A thread whose panic ends the process (rule 12).
+fn thread(hub: &Arc<Hub>, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let (hub, own_name) = (hub.clone(), name.to_owned());
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            hub.fatal.exit(EXIT_PANIC, &format!("thread {own_name} panicked"));
+        }
+    })
+}
+
+async fn gossip(hub: Arc<Hub>, transport: Arc<dyn Transport>) {
+    let mut every = tokio::time::interval(GOSSIP_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut phase = hub.phase.subscribe();
+    while !hub.is_stopping() {
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = phase.changed() => {}
+        }
+        if matches!(*phase.borrow_and_update(), NodePhase::Quarantined { .. }) {
+            // Say why we go, then go: raft is closed.
+            transport.gossip(&hub.gossip());
+            tokio::time::sleep(GOSSIP_EVERY).await;
+            transport.close();
+            return;
+        }
+        transport.gossip(&hub.gossip());
     }
 }
 
 /// The one thing others hold.
-pub struct ClusterHandle {}
+pub struct ClusterHandle {
+    hub: Arc<Hub>,
+    cluster: Uuid,
+    members: Vec<Member>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl ClusterHandle {
+    fn new(hub: Arc<Hub>, cluster: Uuid, members: Vec<Member>, threads: Vec<JoinHandle<()>>) -> Self {
+        Self { hub, cluster, members, threads: Mutex::new(threads) }
+    }
+
     /// A linearizable read point: the index returned was committed after this call began, and is applied here.
     pub async fn read_index(&self, deadline: Instant) -> Result<u64, ReadError> {
-        let _ = deadline;
-        todo!()
+        if !self.hub.is_open() {
+            return Err(ReadError::Closed);
+        }
+        if !self.hub.reserve_read() {
+            return Err(ReadError::Overloaded);
+        }
+        let (id, answer) = self.hub.await_call();
+        // The driver answers at the deadline, also if the caller has gone: the slot is given back in any case.
+        let request = ReadRequest { id: ReadId::Call(id), deadline_ms: self.hub.ms_of(deadline) };
+        self.hub.push(Event::Read(request));
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ReadError::Closed),
+            Err(_) => {
+                self.hub.forget_call(id);
+                Err(ReadError::TimedOut)
+            }
+        }
     }
-    /// Waits until apply has passed `index`.
+
+    /// Waits until apply has passed `index`; returns how far it is.
     pub async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<u64, ReadError> {
-        let _ = (index, deadline);
-        todo!()
+        let applied = self.applied_index();
+        if applied >= index {
+            return Ok(applied);
+        }
+        if !self.hub.reserve_read() {
+            return Err(ReadError::Overloaded);
+        }
+        let (id, answer) = self.hub.await_call();
+        let waiting = Waiting { hub: &self.hub, index, id: ReadId::Call(id) };
+        let request = ReadRequest { id: waiting.id, deadline_ms: u64::MAX };
+        let mut answers = Answers::default();
+        self.hub.table.lock().confirm(index, vec![request], &mut answers);
+        self.hub.deliver(answers);
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(result)) => result.map(|_| self.applied_index()),
+            Ok(Err(_)) => Err(ReadError::Closed),
+            Err(_) => Err(ReadError::TimedOut),
+        }
     }
+
     pub fn status(&self) -> ClusterStatus {
-        todo!()
+        let role = *self.hub.role.borrow();
+        let facts = self.hub.facts.lock().clone();
+        let (applied, time_ms) = self.hub.reader.applied();
+        let now_ms = self.hub.now_ms();
+        let members = self
+            .members
+            .iter()
+            .map(|m| {
+                let own = m.node_id == self.hub.own;
+                let connected = own || self.hub.transport.get().is_some_and(|t| t.connected(m.node_id));
+                let feature_level = self.hub.members.lock().level(m.node_id);
+                let peers = self.hub.peers.lock();
+                MemberStatus {
+                    id: m.node_id,
+                    address: m.peer_address.clone(),
+                    connected,
+                    match_index: facts.matches.iter().find(|(id, _)| *id == m.node_id).map(|(_, i)| *i),
+                    applied: if own { Some(applied) } else { peers.applied(m.node_id) },
+                    clock_offset_ms: peers.offset(m.node_id, now_ms),
+                    feature_level,
+                    quarantined: peers.is_quarantined(m.node_id),
+                }
+            })
+            .collect();
+        // One consistent reading of the applied mark; `applied` above may be a little older.
+        let mark = self.hub.reader.view().mark().ok();
+        ClusterStatus {
+            node_id: self.hub.own,
+            cluster: self.cluster,
+            term: role.term,
+            leader: facts.leader,
+            role: role.role,
+            commit: facts.commit,
+            applied: mark.as_ref().map_or(applied, |m| m.index),
+            last_index: facts.last_index,
+            members,
+            time_ms: mark.as_ref().map_or(time_ms, |m| m.time_ms),
+            chain: mark.map_or([0; 32], |m| m.chain),
+            phase: self.hub.phase.borrow().clone(),
+            level: self.level(),
+            alarms: self.hub.alarms.lock().iter().cloned().collect(),
+        }
     }
+
     /// What every member last said its hashes are (rule 15).
     pub fn digest_report(&self) -> Vec<MemberDigests> {
-        todo!()
+        let peers = self.hub.peers.lock();
+        self.members.iter().map(|m| peers.report(m.node_id)).collect()
     }
+
     /// Hands leadership over, to the member named or to the one nearest. Returns who leads now, verified.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
-        let _ = to;
-        todo!()
+        let (ticket, answer) = self.hub.await_transfer();
+        self.hub.push(Event::Transfer { ticket, to });
+        // The driver answers by itself; the time is for a raft thread that hangs in its disk.
+        let patience = self.hub.settings.transfer_park + self.hub.settings.disk_slow * 2;
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(TransferError::Closed),
+            Err(_) => Err(TransferError::TimedOut),
+        }
     }
+
     /// Carries a call to another node on the batched stream.
-    pub async fn forward(
-        &self,
-        to: NodeId,
-        payload: Bytes,
-        deadline: Instant,
-    ) -> Result<Bytes, ForwardError> {
-        let _ = (to, payload, deadline);
-        todo!()
+    pub async fn forward(&self, to: NodeId, payload: Bytes, deadline: Instant) -> Result<Bytes, ForwardError> {
+        match self.hub.transport.get() {
+            Some(transport) if self.hub.is_open() => transport.forward(to, payload, deadline).await,
+            _ => Err(ForwardError::NotSent),
+        }
     }
-    /// Registers who carries out calls forwarded to this node; until then they are refused unsent.
+
+    /// Registers who carries out calls forwarded to this node; until then they are refused unsent. The first
+    /// registration stays.
     pub fn set_forward_handler(&self, handler: Arc<dyn ForwardHandler>) {
-        let _ = handler;
-        todo!()
+        if self.hub.handler.set(handler).is_err() {
+            tracing::error!("a forward handler is registered already");
+        }
     }
+
     /// Adds a listener; it hears of what is applied from now on, so read the state after adding.
     pub fn add_listener(&self, listener: Arc<dyn ApplyListener>) {
-        let _ = listener;
-        todo!()
+        self.hub.listeners.write().push(listener);
     }
+
     pub fn state(&self) -> StateReader {
-        todo!()
+        self.hub.reader.clone()
     }
+
     pub fn phases(&self) -> watch::Receiver<NodePhase> {
-        todo!()
+        self.hub.phase.subscribe()
     }
+
     /// Replicated feature level (rule 9).
     pub fn level(&self) -> u32 {
-        todo!()
+        self.hub.reader.view().level().map_or(FEATURE_LEVEL, |level| level.max(1))
     }
+
     pub fn node_id(&self) -> NodeId {
-        todo!()
+        self.hub.own
     }
+
     /// Closes the node to raft and clients (rule 12); for faults found outside this crate, such as a scrub's.
     pub fn quarantine(&self, reason: &str, remedy: &str) {
-        let _ = (reason, remedy);
-        todo!()
+        self.hub.quarantine(reason, remedy);
     }
+
     /// Figures for metrics: (name, value). Names ending in `_total` only grow.
     pub fn figures(&self) -> Vec<(&'static str, f64)> {
-        todo!()
+        let c = &self.hub.count;
+        let of = |n: &std::sync::atomic::AtomicU64| n.load(Relaxed) as f64;
+        let (fsyncs, entries) = (of(&c.fsyncs), of(&c.entries));
+        let mut out = vec![
+            ("raft_turns_total", of(&c.turns)),
+            ("raft_fsyncs_total", fsyncs),
+            ("raft_entries_total", entries),
+            ("raft_entries_per_fsync", if fsyncs > 0.0 { entries / fsyncs } else { 0.0 }),
+            ("raft_proposals_total", of(&c.proposals)),
+            ("raft_persist_seconds_total", of(&c.persist_us) / 1e6),
+            ("raft_elections_total", of(&c.elections)),
+            ("raft_reads_total", of(&c.reads)),
+            ("raft_messages_refused_total", of(&c.refused_messages)),
+            ("raft_messages_dropped_total", of(&c.dropped_messages)),
+            ("apply_slices_total", of(&c.apply_slices)),
+            ("apply_entries_total", of(&c.applied)),
+            ("apply_seconds_total", of(&c.apply_us) / 1e6),
+            ("forwards_received_total", of(&c.forwards_received)),
+            ("proposals_in_flight", self.hub.slots.proposals.load(Relaxed) as f64),
+            ("proposals_in_flight_bytes", self.hub.slots.bytes.load(Relaxed) as f64),
+            ("reads_in_flight", self.hub.slots.reads.load(Relaxed) as f64),
+        ];
+        if let Some(transport) = self.hub.transport.get() {
+            out.extend(transport.figures());
+        }
+        out
     }
-    /// Hands leadership over, ends links and threads, syncs the identity. Returns when both threads have ended.
+
+    /// Hands leadership over, ends links and threads, syncs the identity. Returns when all threads have ended.
     pub async fn shutdown(&self) {
-        todo!()
+        if self.hub.leads() && self.members.len() > 1 {
+            match self.transfer_leader(None).await {
+                Ok(to) => tracing::info!(to, "leadership handed over"),
+                Err(error) => tracing::warn!(%error, "leadership was not handed over"),
+            }
+        }
+        self.hub.phase.send_if_modified(|phase| {
+            let change = !matches!(phase, NodePhase::Quarantined { .. });
+            if change {
+                *phase = NodePhase::Stopping;
+            }
+            change
+        });
+        self.hub.inbox.stop();
+        self.hub.apply.stop();
+        self.hub.stopped.store(true, Release);
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A panic was reported by the thread itself.
+                let _ = thread.join();
+            }
+        });
+        let _ = joined.await;
+        self.hub.close_table(Unknown::Closed);
+        if let Some(transport) = self.hub.transport.get() {
+            transport.close();
+        }
+    }
+}
+
+/// A wait for an index, given up when dropped: the index may never come.
+struct Waiting<'a> {
+    hub: &'a Hub,
+    index: u64,
+    id: ReadId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.hub.table.lock().cancel(self.index, self.id) {
+            self.hub.release_read();
+        }
+        if let ReadId::Call(id) = self.id {
+            self.hub.forget_call(id);
+        }
     }
 }
 
 impl Proposer for ClusterHandle {
     fn register(&self, shard: u16, port: Arc<dyn ShardPort>) {
-        let _ = (shard, port);
-        todo!()
+        self.hub.register(shard, port);
     }
+
     fn propose(&self, proposals: Vec<Proposal>) -> Result<(), ProposeError> {
-        let _ = proposals;
-        todo!()
+        if proposals.is_empty() {
+            return Ok(());
+        }
+        if !self.hub.is_open() {
+            return Err(ProposeError::Closed);
+        }
+        let bytes = proposals.iter().map(|p| p.data.len()).sum();
+        let count = proposals.len();
+        if !self.hub.reserve(count, bytes) {
+            return Err(ProposeError::Full);
+        }
+        self.hub.inbox.push(Event::Propose(proposals)).map_err(|_| {
+            self.hub.release(count, bytes);
+            ProposeError::Closed
+        })
     }
+
     fn close_lane(&self, lane: Lane) {
-        let _ = lane;
-        todo!()
+        self.hub.push(Event::CloseLane(lane));
     }
+
     fn confirm_leadership(&self, shard: u16, ticket: u64) {
-        let _ = (shard, ticket);
-        todo!()
+        let id = ReadId::Shard { shard, ticket };
+        let patience = self.hub.settings.read_timeout;
+        let request = ReadRequest { id, deadline_ms: self.hub.ms_of(Instant::now() + patience) };
+        if self.hub.reserve_read() {
+            self.hub.push(Event::Read(request));
+        } else {
+            self.hub.tell(shard, ShardNotice::ReadDone { ticket, result: Err(ReadError::Overloaded) });
+        }
     }
+
     fn role(&self) -> RoleState {
-        todo!()
+        *self.hub.role.borrow()
     }
+
     fn roles(&self) -> watch::Receiver<RoleState> {
-        todo!()
+        self.hub.role.subscribe()
     }
+
     fn applied_index(&self) -> u64 {
-        todo!()
+        self.hub.reader.applied().0
     }
+
     fn stamp(&self) -> Result<i64, StampError> {
-        todo!()
+        let verdict = *self.hub.verdict.lock();
+        clock::stamp(&verdict, self.hub.wall_ms(), self.hub.reader.applied().1)
+    }
+}
+
+impl Drop for ClusterHandle {
+    /// A handle dropped without `shutdown` (a test that crashes a node) stops its threads without waiting.
+    fn drop(&mut self) {
+        if !self.hub.stopped.load(Acquire) {
+            self.hub.inbox.stop();
+            self.hub.apply.stop();
+            self.hub.stopped.store(true, Release);
+            if let Some(transport) = self.hub.transport.get() {
+                transport.close();
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::event::Quarantine;
 use crate::{api::NodeId, settings::FRAME_RECEIVE_MAX};
+use okno_storage::commit::COMMIT_BYTES_MAX;
 use raft::eraftpb::{EntryType, Message, MessageType};
 
 /// Longest context of a read or a vote.
@@ -64,6 +65,9 @@ pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
                 }
                 if EntryType::from_i32(entry.entry_type).is_none() {
                     return Drop("entry of an unknown type");
+                }
+                if entry.data.len() > 2 * COMMIT_BYTES_MAX {
+                    return Drop("entry too large");
                 }
                 size += entry.data.len();
             }

@@ -5,7 +5,7 @@
 //! - A read at an index is answered once `applied` has reached it.
 //! - After `close`, nothing is added: what comes is answered at once.
 
-use super::event::{Answer, ReadRequest, Waiter};
+use super::event::{Answer, ReadId, ReadRequest, Waiter};
 use crate::api::{NotApplied, ProposalOutcome, ReadError, Unknown};
 use okno_storage::{commit::Outcome, state::AppliedSlice};
 use std::collections::{BTreeMap, VecDeque};
@@ -89,6 +89,17 @@ impl Table {
         } else {
             self.reads.entry(index).or_default().extend(requests);
         }
+    }
+
+    /// Takes back a read waiting at `index`; false if it is not there (any more).
+    pub fn cancel(&mut self, index: u64, id: ReadId) -> bool {
+        let Some(requests) = self.reads.get_mut(&index) else { return false };
+        let Some(at) = requests.iter().position(|r| r.id == id) else { return false };
+        requests.swap_remove(at);
+        if requests.is_empty() {
+            self.reads.remove(&index);
+        }
+        true
     }
 
     /// The node is closed: everything that waits is answered, and whatever comes later.

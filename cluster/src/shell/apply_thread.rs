@@ -1,0 +1,146 @@
+//! The apply thread: reads the log up to the watermark, applies bounded slices, tells listeners, answers.
+//! It alone writes the applied state; its batches are not synced, because the one WAL keeps them behind the log.
+
+use super::{
+    fatal::EXIT_IO,
+    hub::Hub,
+    raft_thread::FOUNDING,
+};
+use crate::{
+    core::table::Answers,
+    settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX},
+};
+use crossbeam_channel::{Sender, TrySendError};
+use okno_storage::{
+    commit::Outcome,
+    error::StorageError,
+    log::{EntryKind, LogStore},
+    state::{AppliedSlice, StateStore, StateView},
+};
+use std::{
+    sync::{Arc, atomic::Ordering::{Acquire, Relaxed}},
+    time::Instant,
+};
+use uuid::Uuid;
+
+pub struct ApplyThread {
+    pub hub: Arc<Hub>,
+    pub state: StateStore,
+    pub log: LogStore,
+    /// The founding commit is applied.
+    pub founded: bool,
+    pub cluster: Uuid,
+    /// Digests are computed elsewhere: reading every row would hold apply for seconds.
+    pub digests: Sender<(u64, StateView)>,
+}
+
+impl ApplyThread {
+    /// Runs until stopped. Wrong data quarantine, a failing disk ends the process (rule 12).
+    pub fn run(mut self) {
+        match self.slices() {
+            Ok(()) => {}
+            Err(error @ (StorageError::Io { .. } | StorageError::Engine(_))) => {
+                self.hub.fatal.exit(EXIT_IO, &format!("apply thread: {error}"));
+            }
+            Err(error) => self.hub.quarantine(
+                &format!("entry {} cannot be applied: {error}", self.state.mark().index + 1),
+                "if the entry is of a newer version, start the newer program; otherwise remove this node's data and \
+                 add it as a new member",
+            ),
+        }
+    }
+
+    fn slices(&mut self) -> Result<(), StorageError> {
+        while let Some(watermark) = self.hub.apply.wait(self.state.mark().index) {
+            let next = self.state.mark().index + 1;
+            // A slice ends where members compare their chains (rule 15).
+            let compare = next.next_multiple_of(CHAIN_EVERY);
+            let to = watermark.min(compare).min(next + SLICE_ENTRIES_MAX - 1);
+            let entries = self.log.entries(next, to + 1, SLICE_BYTES_MAX)?;
+            if let Some(entry) = entries.iter().find(|e| e.kind == EntryKind::Configuration) {
+                // The place of membership change: end the batch, let the raft thread change the configuration.
+                return Err(StorageError::Corrupt {
+                    what: "log",
+                    detail: format!("entry {} changes the members, which are fixed in this version", entry.index),
+                });
+            }
+            let began = Instant::now();
+            let slice = Arc::new(self.state.apply(&entries, watermark)?);
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let count = &self.hub.count;
+            count.apply_us.fetch_add(took, Relaxed);
+            count.apply_slices.fetch_add(1, Relaxed);
+            count.applied.fetch_add(slice.entries.len() as u64, Relaxed);
+            self.applied(&slice)?;
+        }
+        Ok(())
+    }
+
+    /// The state holds the slice: say so, in the order listeners, waiters, raft — so that who gets an answer finds
+    /// what was built from it.
+    fn applied(&mut self, slice: &Arc<AppliedSlice>) -> Result<(), StorageError> {
+        if !self.founded {
+            self.look_for_founding(slice)?;
+        }
+        for listener in self.hub.listeners.read().iter() {
+            listener.applied(slice);
+        }
+        let mut answers = Answers::default();
+        self.hub.table.lock().settle(slice, &mut answers);
+        self.hub.deliver(answers);
+        self.hub.inbox.applied(slice.last, self.founded, self.hub.applied_wanted.load(Acquire));
+        let mark = self.state.mark();
+        if mark.index % CHAIN_EVERY == 0 || slice.marker.is_some() {
+            let found = self.hub.peers.lock().chain(self.hub.own, (mark.index, mark.chain));
+            self.hub.judge(found.into_iter().collect());
+        }
+        if let Some(index) = slice.marker {
+            // The view is of this moment: apply goes on only when it is taken.
+            let view = self.state.reader().view();
+            match self.digests.try_send((index, view)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                    tracing::warn!(index, "digest left out: the one before is not done");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first commit must say what is pinned here (rule 14).
+    fn look_for_founding(&mut self, slice: &AppliedSlice) -> Result<(), StorageError> {
+        let here = slice.entries.iter().any(|e| {
+            e.outcome == Outcome::Applied && e.entity.as_ref().is_some_and(|k| k.as_str() == FOUNDING)
+        });
+        if here && let Some((cluster, members)) = self.state.reader().view().founding()? {
+            let pins = self.hub.members.lock().pins().unwrap_or_default();
+            let said: Vec<_> = members.iter().map(|m| (m.node_id, m.incarnation)).collect();
+            if cluster != self.cluster || said != pins {
+                self.hub.quarantine(
+                    "the cluster's first commit names other members than those pinned here",
+                    "this node belongs to another cluster: remove its data and run `okno init` again",
+                );
+            }
+            self.founded = true;
+        }
+        Ok(())
+    }
+}
+
+/// Digests all rows of the views handed in, one after the other.
+pub fn digest_thread(hub: &Hub, views: &crossbeam_channel::Receiver<(u64, StateView)>) {
+    while let Ok((index, view)) = views.recv() {
+        let began = Instant::now();
+        match view.digest() {
+            Ok(hash) => {
+                tracing::info!(index, hash = %hex::encode(hash), took = ?began.elapsed(), "digest of all rows");
+                let found = hub.peers.lock().digest(hub.own, (index, hash));
+                hub.judge(found.into_iter().collect());
+            }
+            Err(error) => hub.quarantine(
+                &format!("rows cannot be read for the digest at index {index}: {error}"),
+                "this node's data are damaged: remove them and add the node as a new member",
+            ),
+        }
+    }
+}

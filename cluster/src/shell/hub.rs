@@ -1,0 +1,460 @@
+//! What the raft thread, the apply thread, the transport and the handle share.
+//!
+//! Lock order: none of the locks here is held while another is taken, nor while a port, a listener or the
+//! transport is called.
+
+use super::{fatal::Fatal, inbox::Inbox, peers::{Disagreement, Peers}};
+use crate::{
+    api::{
+        ApplyListener, Lane, NodeId, NotApplied, ProposalOutcome, ReadError, Role, RoleState, Settled, ShardNotice,
+        ShardPort, Unknown,
+    },
+    core::{
+        agreement::Finding,
+        clock::Verdict,
+        event::{Event, ReadId, ReadRequest},
+        pins::Members,
+        table::{Answers, Table},
+    },
+    settings::{ClusterSettings, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, READS_MAX},
+    status::{NodePhase, TransferError},
+    transport::{ForwardHandler, Gossip, Transport},
+};
+use okno_storage::state::StateReader;
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{oneshot, watch};
+
+/// How far apply may go.
+#[derive(Default)]
+pub struct ApplySignal {
+    state: Mutex<(u64, bool)>,
+    wake: Condvar,
+}
+
+impl ApplySignal {
+    pub fn raise(&self, watermark: u64) {
+        let mut state = self.state.lock();
+        state.0 = state.0.max(watermark);
+        drop(state);
+        self.wake.notify_one();
+    }
+    pub fn stop(&self) {
+        self.state.lock().1 = true;
+        self.wake.notify_one();
+    }
+    /// Waits until there is something beyond `applied`; `None` when stopped.
+    pub fn wait(&self, applied: u64) -> Option<u64> {
+        let mut state = self.state.lock();
+        while state.0 <= applied && !state.1 {
+            self.wake.wait(&mut state);
+        }
+        (!state.1).then_some(state.0)
+    }
+}
+
+/// What the raft thread last said of itself, for the status.
+#[derive(Debug, Clone, Default)]
+pub struct RaftFacts {
+    pub leader: Option<NodeId>,
+    pub commit: u64,
+    pub last_index: u64,
+    pub matches: Vec<(NodeId, u64)>,
+}
+
+/// Counters; they only grow.
+#[derive(Default)]
+pub struct Counters {
+    pub turns: AtomicU64,
+    pub fsyncs: AtomicU64,
+    pub entries: AtomicU64,
+    pub proposals: AtomicU64,
+    pub persist_us: AtomicU64,
+    pub apply_us: AtomicU64,
+    pub apply_slices: AtomicU64,
+    pub applied: AtomicU64,
+    pub reads: AtomicU64,
+    pub refused_messages: AtomicU64,
+    pub dropped_messages: AtomicU64,
+    pub forwards_received: AtomicU64,
+    pub elections: AtomicU64,
+}
+
+/// Slots of open proposals and reads (rule 11).
+#[derive(Default)]
+pub struct Slots {
+    pub proposals: AtomicUsize,
+    pub bytes: AtomicUsize,
+    pub reads: AtomicUsize,
+}
+
+pub struct Hub {
+    pub own: NodeId,
+    pub settings: ClusterSettings,
+    pub inbox: Inbox,
+    pub apply: ApplySignal,
+    pub table: Mutex<Table>,
+    pub slots: Slots,
+    pub members: Mutex<Members>,
+    pub peers: Mutex<Peers>,
+    pub verdict: Mutex<Verdict>,
+    pub role: watch::Sender<RoleState>,
+    pub phase: watch::Sender<NodePhase>,
+    pub reader: StateReader,
+    pub facts: Mutex<RaftFacts>,
+    pub count: Counters,
+    pub fatal: Arc<dyn Fatal>,
+    pub transport: OnceLock<Arc<dyn Transport>>,
+    pub handler: OnceLock<Arc<dyn ForwardHandler>>,
+    pub listeners: RwLock<Vec<Arc<dyn ApplyListener>>>,
+    ports: RwLock<BTreeMap<u16, Arc<dyn ShardPort>>>,
+    /// Answers awaited by calls of the handle. Never iterated.
+    calls: Mutex<HashMap<u64, oneshot::Sender<Result<u64, ReadError>>>>,
+    transfers: Mutex<HashMap<u64, oneshot::Sender<Result<NodeId, TransferError>>>>,
+    next_id: AtomicU64,
+    pub alarms: Mutex<BTreeSet<String>>,
+    pub stopped: AtomicBool,
+    pub intake_stopped: AtomicBool,
+    /// The raft thread waits to hear how far apply is.
+    pub applied_wanted: AtomicBool,
+    /// When the append under way began; 0: none.
+    pub disk_busy_since_ms: AtomicU64,
+    began: Instant,
+}
+
+/// What [`Hub::new`] cannot make itself.
+pub struct HubParts {
+    pub own: NodeId,
+    pub settings: ClusterSettings,
+    pub members: Members,
+    pub reader: StateReader,
+    pub fatal: Arc<dyn Fatal>,
+    pub role: RoleState,
+    pub phase: NodePhase,
+}
+
+impl Hub {
+    pub fn new(parts: HubParts) -> Arc<Self> {
+        let voters = parts.members.list().len();
+        let (applied, _) = parts.reader.applied();
+        Arc::new(Self {
+            own: parts.own,
+            settings: parts.settings,
+            inbox: Inbox::default(),
+            apply: ApplySignal::default(),
+            table: Mutex::new(Table::new(applied)),
+            slots: Slots::default(),
+            members: Mutex::new(parts.members),
+            peers: Mutex::new(Peers::new(parts.own, voters)),
+            verdict: Mutex::new(Verdict::alone(voters)),
+            role: watch::Sender::new(parts.role),
+            phase: watch::Sender::new(parts.phase),
+            reader: parts.reader,
+            facts: Mutex::new(RaftFacts::default()),
+            count: Counters::default(),
+            fatal: parts.fatal,
+            transport: OnceLock::new(),
+            handler: OnceLock::new(),
+            listeners: RwLock::new(Vec::new()),
+            ports: RwLock::new(BTreeMap::new()),
+            calls: Mutex::new(HashMap::new()),
+            transfers: Mutex::new(HashMap::new()),
+            next_id: AtomicU64::new(1),
+            alarms: Mutex::new(BTreeSet::new()),
+            stopped: AtomicBool::new(false),
+            intake_stopped: AtomicBool::new(false),
+            applied_wanted: AtomicBool::new(false),
+            disk_busy_since_ms: AtomicU64::new(0),
+            began: Instant::now(),
+        })
+    }
+
+    /// Monotonic, milliseconds since the start, from 1.
+    pub fn now_ms(&self) -> u64 {
+        self.ms_of(Instant::now())
+    }
+    pub fn ms_of(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    }
+    pub fn wall_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    pub fn is_open(&self) -> bool {
+        !matches!(*self.phase.borrow(), NodePhase::Quarantined { .. } | NodePhase::Stopping)
+    }
+
+    // Slots.
+
+    /// Reserves the slots of outcomes: all or none.
+    pub fn reserve(&self, count: usize, bytes: usize) -> bool {
+        let taken = self.slots.proposals.fetch_add(count, AcqRel) + count;
+        let size = self.slots.bytes.fetch_add(bytes, AcqRel) + bytes;
+        let fits = taken <= IN_FLIGHT_MAX && size <= IN_FLIGHT_BYTES_MAX;
+        if !fits {
+            self.release(count, bytes);
+        }
+        fits
+    }
+    pub fn release(&self, count: usize, bytes: usize) {
+        self.slots.proposals.fetch_sub(count, AcqRel);
+        self.slots.bytes.fetch_sub(bytes, AcqRel);
+    }
+    pub fn reserve_read(&self) -> bool {
+        if self.slots.reads.fetch_add(1, AcqRel) < READS_MAX {
+            return true;
+        }
+        self.slots.reads.fetch_sub(1, AcqRel);
+        false
+    }
+    pub fn release_read(&self) {
+        self.slots.reads.fetch_sub(1, AcqRel);
+    }
+
+    // Answers.
+
+    pub fn register(&self, shard: u16, port: Arc<dyn ShardPort>) {
+        self.ports.write().insert(shard, port);
+    }
+
+    pub fn tell(&self, shard: u16, notice: ShardNotice) {
+        let port = self.ports.read().get(&shard).cloned();
+        match port {
+            Some(port) => port.deliver(notice),
+            None => tracing::error!(shard, "an answer for a shard that never registered"),
+        }
+    }
+
+    /// Delivers answers, one notice per shard, and gives their slots back.
+    pub fn deliver(&self, answers: Answers) {
+        if !answers.settled.is_empty() {
+            let mut by_shard: BTreeMap<u16, Vec<Settled>> = BTreeMap::new();
+            let (mut count, mut bytes) = (0, 0);
+            for answer in answers.settled {
+                count += 1;
+                bytes += answer.bytes;
+                by_shard.entry(answer.settled.lane.shard).or_default().push(answer.settled);
+            }
+            self.release(count, bytes);
+            for (shard, settled) in by_shard {
+                self.tell(shard, ShardNotice::Settled(settled));
+            }
+        }
+        for (request, result) in answers.reads {
+            self.answer_read(request, result);
+        }
+    }
+
+    pub fn answer_read(&self, request: ReadRequest, result: Result<u64, ReadError>) {
+        self.release_read();
+        match request.id {
+            ReadId::Shard { shard, ticket } => self.tell(shard, ShardNotice::ReadDone { ticket, result }),
+            ReadId::Call(id) => {
+                if let Some(waiting) = self.calls.lock().remove(&id) {
+                    // The caller may have given up.
+                    let _ = waiting.send(result);
+                }
+            }
+        }
+    }
+
+    pub fn lane_closed(&self, lane: Lane, last_index: u64) {
+        self.tell(lane.shard, ShardNotice::LaneClosed { lane, last_index });
+    }
+
+    /// Answers what the raft thread will never see any more.
+    pub fn answer_unseen(&self, event: Event) {
+        match event {
+            Event::Propose(proposals) => {
+                let mut answers = Answers::default();
+                answers.settled.extend(proposals.into_iter().map(|p| {
+                    let outcome = ProposalOutcome::NotApplied(NotApplied::Closed);
+                    crate::core::event::Answer::new(p.lane, p.seq, p.data.len(), outcome)
+                }));
+                self.deliver(answers);
+            }
+            Event::CloseLane(lane) => self.lane_closed(lane, 0),
+            Event::Read(request) => self.answer_read(request, Err(ReadError::Closed)),
+            Event::Transfer { ticket, .. } => self.answer_transfer(ticket, Err(TransferError::Closed)),
+            _ => {}
+        }
+    }
+
+    pub fn push(&self, event: Event) {
+        if let Err(event) = self.inbox.push(event) {
+            self.answer_unseen(event);
+        }
+    }
+
+    /// Everything that waits is answered, and whatever comes later.
+    pub fn close_table(&self, why: Unknown) {
+        let mut answers = Answers::default();
+        self.table.lock().close(why, &mut answers);
+        self.deliver(answers);
+    }
+
+    /// A place for the answer to a call; `forget_call` gives it up.
+    pub fn await_call(&self) -> (u64, oneshot::Receiver<Result<u64, ReadError>>) {
+        let id = self.next_id();
+        let (tell, hear) = oneshot::channel();
+        self.calls.lock().insert(id, tell);
+        (id, hear)
+    }
+    pub fn forget_call(&self, id: u64) {
+        self.calls.lock().remove(&id);
+    }
+
+    pub fn await_transfer(&self) -> (u64, oneshot::Receiver<Result<NodeId, TransferError>>) {
+        let id = self.next_id();
+        let (tell, hear) = oneshot::channel();
+        self.transfers.lock().insert(id, tell);
+        (id, hear)
+    }
+    pub fn answer_transfer(&self, ticket: u64, result: Result<NodeId, TransferError>) {
+        match self.transfers.lock().remove(&ticket) {
+            Some(waiting) => {
+                let _ = waiting.send(result);
+            }
+            // Asked for by the node itself.
+            None => tracing::info!(?result, "leadership transfer ended"),
+        }
+    }
+
+    // Members, clocks, hashes.
+
+    pub fn gossip(&self) -> Gossip {
+        let (chains, digest) = self.peers.lock().own_points();
+        Gossip {
+            clock_ms: 0,
+            applied: self.reader.applied().0,
+            chains,
+            digest,
+            quarantined: matches!(*self.phase.borrow(), NodePhase::Quarantined { .. }),
+            pinned: self.members.lock().pinned(),
+        }
+    }
+
+    /// Looks at the clocks anew; called with every tick.
+    pub fn look_at_clocks(&self) -> Verdict {
+        let verdict = self.peers.lock().verdict(self.now_ms());
+        let before = std::mem::replace(&mut *self.verdict.lock(), verdict);
+        if verdict.alarm() != before.alarm() {
+            self.alarm("CLOCK_DEVIATES: this node's clock is off the other members' by more than 500 ms", verdict.alarm());
+        }
+        verdict
+    }
+
+    pub fn alarm(&self, text: &str, on: bool) {
+        let changed = {
+            let mut alarms = self.alarms.lock();
+            if on { alarms.insert(text.to_owned()) } else { alarms.remove(text) }
+        };
+        if changed {
+            tracing::warn!(alarm = text, on, "alarm");
+        }
+    }
+
+    pub fn judge(&self, found: Vec<Disagreement>) {
+        for Disagreement { what, finding } in found {
+            match finding {
+                Finding::OwnMinority { index } => self.quarantine(
+                    &format!("{what} at index {index} differs from that of a majority of members"),
+                    "this node's data are wrong: remove them and add the node as a new member",
+                ),
+                Finding::Differs { index, node } => {
+                    self.alarm(&format!("HASH_DIFFERS: node {node}, {what} at index {index}"), true);
+                }
+                Finding::Tie { index } => {
+                    self.alarm(&format!("HASH_TIE: {what} at index {index}: intake is stopped everywhere"), true);
+                    if !self.intake_stopped.swap(true, AcqRel) {
+                        self.push(Event::StopIntake);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes the node to raft and clients (rule 12). The first reason stays.
+    pub fn quarantine(&self, reason: &str, remedy: &str) {
+        let entered = self.phase.send_if_modified(|phase| {
+            let open = !matches!(phase, NodePhase::Quarantined { .. } | NodePhase::Stopping);
+            if open {
+                *phase = NodePhase::Quarantined { reason: reason.to_owned(), remedy: remedy.to_owned() };
+            }
+            open
+        });
+        if entered {
+            tracing::error!(reason, remedy, "the node quarantines itself");
+            self.push(Event::Close);
+            self.apply.stop();
+            self.close_table(Unknown::Closed);
+        }
+    }
+
+    /// What the members know of each other may have changed: pins to be written, or who is missing.
+    pub fn look_at_pins(&self) {
+        let (pins, missing) = {
+            let members = self.members.lock();
+            if members.pinned() {
+                return;
+            }
+            (members.pins(), members.missing())
+        };
+        match pins {
+            Some(pins) => self.inbox.pins(pins),
+            None => {
+                self.phase.send_if_modified(|phase| {
+                    let pinning = matches!(phase, NodePhase::Starting | NodePhase::Pinning { .. });
+                    let next = NodePhase::Pinning { missing };
+                    let changed = pinning && *phase != next;
+                    if changed {
+                        *phase = next;
+                    }
+                    changed
+                });
+            }
+        }
+    }
+
+    pub fn serving(&self) {
+        self.phase.send_if_modified(|phase| {
+            let change = matches!(phase, NodePhase::Starting | NodePhase::Pinning { .. });
+            if change {
+                *phase = NodePhase::Serving;
+            }
+            change
+        });
+    }
+
+    pub fn set_role(&self, role: RoleState) {
+        let waits = matches!(role.role, Role::Leader { ready: false });
+        self.applied_wanted.store(waits, Release);
+        if matches!(role.role, Role::Candidate) {
+            self.count.elections.fetch_add(1, Relaxed);
+        }
+        tracing::info!(term = role.term, role = ?role.role, "role");
+        self.role.send_replace(role);
+    }
+
+    pub fn leads(&self) -> bool {
+        matches!(self.role.borrow().role, Role::Leader { .. })
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopped.load(Acquire)
+    }
+}

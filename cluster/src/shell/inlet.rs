@@ -1,0 +1,71 @@
+//! What the transport delivers: handshakes, raft messages, gossip and forwarded calls.
+
+use super::hub::Hub;
+use crate::{
+    api::NodeId,
+    core::event::Event,
+    transport::{ForwardRefusal, Gossip, Hello, Inlet, PeerIdentity, Refusal},
+};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use raft::eraftpb::Message;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Inlet for Hub {
+    fn hello(&self, to: NodeId) -> Hello {
+        self.members.lock().hello(to)
+    }
+
+    fn greet(&self, hello: &Hello, certificate: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        if !self.is_open() {
+            return Err(Refusal::Closed);
+        }
+        if let Some(certificate) = certificate {
+            if certificate.node_id != hello.node {
+                return Err(Refusal::Certificate(format!(
+                    "names node {}, the hello node {}",
+                    certificate.node_id, hello.node
+                )));
+            }
+            if let Some(cluster) = &self.settings.certificate_cluster
+                && *cluster != certificate.cluster
+            {
+                return Err(Refusal::Certificate(format!("names cluster {:?}", certificate.cluster)));
+            }
+        }
+        self.members.lock().greet(hello)?;
+        self.look_at_pins();
+        Ok(())
+    }
+
+    fn messages(&self, from: NodeId, messages: Vec<Message>) {
+        let count = messages.len() as u64;
+        if !self.inbox.messages(from, messages) {
+            self.count.dropped_messages.fetch_add(count, Relaxed);
+        }
+    }
+
+    fn gossip(&self, from: NodeId, gossip: Gossip) {
+        let (wall_ms, now_ms) = (self.wall_ms(), self.now_ms());
+        let found = self.peers.lock().hear(from, &gossip, wall_ms, now_ms);
+        self.judge(found);
+    }
+
+    fn forward(&self, from: NodeId, payload: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal> {
+        if !self.is_open() {
+            return Err(ForwardRefusal::Closed);
+        }
+        let handler = self.handler.get().ok_or(ForwardRefusal::Closed)?;
+        self.count.forwards_received.fetch_add(1, Relaxed);
+        Ok(handler.handle(from, payload))
+    }
+
+    fn unreachable(&self, node: NodeId) {
+        // Nobody waits for it: a raft thread that has ended need not know.
+        let _ = self.inbox.push(Event::Unreachable(node));
+    }
+
+    fn clock_ms(&self) -> i64 {
+        self.wall_ms()
+    }
+}

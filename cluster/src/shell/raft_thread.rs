@@ -1,0 +1,290 @@
+//! The raft thread: takes everything that waits, makes one turn of the driver, does its effects in their order.
+//! It alone writes the log and `identity`.
+
+use super::{
+    fatal::EXIT_IO,
+    hub::{Hub, RaftFacts},
+};
+use crate::{
+    core::{
+        clock,
+        driver::Driver,
+        event::{Effects, Event, Persist},
+        table::Answers,
+    },
+    status::NodePhase,
+    transport::Transport,
+};
+use bytes::Bytes;
+use okno_storage::{
+    commit::{Commit, CommitId, EntityKey, MemberRecord, Origin, SystemOp},
+    error::StorageError,
+    identity::Identity,
+    log::LogStore,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release},
+    },
+    time::{Duration, Instant},
+};
+use uuid::Uuid;
+
+/// A slow disk or a wrong clock hands leadership over at most this often: the next leader may be no better.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(30);
+
+/// The entity whose one commit says who the cluster is (rule 14).
+pub const FOUNDING: &str = "sys/founding";
+
+pub struct RaftThread {
+    pub hub: Arc<Hub>,
+    pub driver: Driver,
+    pub log: LogStore,
+    pub identity: Identity,
+    pub transport: Arc<dyn Transport>,
+}
+
+impl RaftThread {
+    /// Runs until stopped. An error is final: the process ends (rule 12).
+    pub fn run(mut self) {
+        if let Err(error) = self.turns() {
+            self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}"));
+        }
+        for event in self.hub.inbox.close() {
+            self.hub.answer_unseen(event);
+        }
+    }
+
+    fn turns(&mut self) -> Result<(), StorageError> {
+        let tick = self.hub.settings.tick;
+        let mut next_tick = Instant::now() + tick;
+        let mut handed_over: Option<Instant> = None;
+        let mut spare = Vec::new();
+        loop {
+            let taken = self.hub.inbox.take(next_tick, spare);
+            let mut events = taken.events;
+            if let Some(pins) = taken.pins {
+                self.pin(pins, &mut events)?;
+            }
+            if taken.stop {
+                events.push(Event::Close);
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                // Behind the messages, so that what came in meanwhile counts first; ticks missed in a long append
+                // are not made up, or a slow disk would look like a dead leader.
+                events.push(Event::Tick);
+                next_tick = now + tick;
+                let outlier = self.hub.look_at_clocks().outlier();
+                if outlier && self.hub.leads() && may_hand_over(&mut handed_over, now) {
+                    tracing::warn!("this leader's clock is an outlier: handing over");
+                    events.push(Event::Transfer { ticket: 0, to: None });
+                }
+                self.publish();
+            }
+            self.hub.count.turns.fetch_add(1, Relaxed);
+            let effects = self.driver.on(events.drain(..), self.hub.ms_of(now));
+            spare = events;
+            let slow = self.perform(effects)?;
+            if slow && self.hub.leads() && may_hand_over(&mut handed_over, now) {
+                tracing::warn!("the disk is slow: handing leadership over");
+                self.hub.push(Event::Transfer { ticket: 0, to: None });
+            }
+            if taken.stop {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does the effects of a turn, and of the turns its appends lead to. True: an append was slow.
+    fn perform(&mut self, mut fx: Effects) -> Result<bool, StorageError> {
+        let mut slow = false;
+        loop {
+            let persist = fx.persist.take();
+            let found = fx.found;
+            self.announce(fx)?;
+            let mut next = Vec::new();
+            if let Some(persist) = persist {
+                let sequence = persist.sequence;
+                slow |= self.persist(persist)?;
+                next.push(Event::Persisted(sequence));
+            }
+            if let Some(term) = found
+                && let Some(data) = self.founding(term)
+            {
+                next.push(Event::Found { term, data });
+            }
+            if next.is_empty() {
+                return Ok(slow);
+            }
+            fx = self.driver.on(next, self.hub.now_ms());
+        }
+    }
+
+    /// Everything but the append.
+    fn announce(&mut self, fx: Effects) -> Result<(), StorageError> {
+        let hub = &self.hub;
+        let mut answers = Answers { settled: fx.answers, reads: Vec::new() };
+        if !fx.proposed.is_empty() || fx.lost.is_some() || !fx.reads.is_empty() {
+            hub.count.proposals.fetch_add(fx.proposed.len() as u64, Relaxed);
+            let mut table = hub.table.lock();
+            if !fx.proposed.is_empty() {
+                table.propose(fx.proposed, &mut answers);
+            }
+            if let Some(committed) = fx.lost {
+                table.lose(committed, &mut answers);
+            }
+            for (index, requests) in fx.reads {
+                hub.count.reads.fetch_add(requests.len() as u64, Relaxed);
+                table.confirm(index, requests, &mut answers);
+            }
+        }
+        if !fx.messages.is_empty() {
+            self.transport.send(fx.messages);
+        }
+        if let Some(watermark) = fx.watermark {
+            hub.apply.raise(watermark);
+        }
+        if let Some(role) = fx.role {
+            hub.set_role(role);
+            self.publish();
+        }
+        let hub = &self.hub;
+        answers.reads.extend(fx.reads_failed.into_iter().map(|(request, why)| (request, Err(why))));
+        hub.deliver(answers);
+        for (lane, last_index) in fx.closed_lanes {
+            hub.lane_closed(lane, last_index);
+        }
+        for (ticket, result) in fx.transfers {
+            hub.answer_transfer(ticket, result);
+        }
+        if fx.refused > 0 {
+            hub.count.refused_messages.fetch_add(fx.refused, Relaxed);
+        }
+        if let Some(why) = fx.quarantine {
+            hub.quarantine(&why.reason, &why.remedy);
+        }
+        if let Some((term, index)) = fx.synced {
+            self.timed(|this| {
+                this.identity.update(|r| (r.synced_term, r.synced_index) = (term, index))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The one place where entries, term and vote reach the disk. True: it was slow.
+    fn persist(&mut self, persist: Persist) -> Result<bool, StorageError> {
+        let began = Instant::now();
+        let entries = persist.entries.len() as u64;
+        self.timed(|this| {
+            if persist.lower.is_some() || persist.vote.is_some() {
+                this.identity.update(|r| {
+                    if let Some((term, index)) = persist.lower {
+                        (r.synced_term, r.synced_index) = (term, index);
+                    }
+                    if let Some(vote) = persist.vote {
+                        (r.term, r.vote) = (vote.term, vote.vote);
+                    }
+                })?;
+            }
+            this.log.persist(persist.entries, persist.vote, true)
+        })?;
+        let took = began.elapsed();
+        let count = &self.hub.count;
+        count.fsyncs.fetch_add(1, Relaxed);
+        count.entries.fetch_add(entries, Relaxed);
+        count.persist_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        Ok(took >= self.hub.settings.disk_slow)
+    }
+
+    /// Under the watchdog's eye.
+    fn timed<T>(&mut self, write: impl FnOnce(&mut Self) -> T) -> T {
+        self.hub.disk_busy_since_ms.store(self.hub.now_ms(), Release);
+        let out = write(self);
+        self.hub.disk_busy_since_ms.store(0, Release);
+        out
+    }
+
+    /// Writes the pins, then lets the driver vote (rule 14).
+    fn pin(&mut self, pins: Vec<(u64, Uuid)>, events: &mut Vec<Event>) -> Result<(), StorageError> {
+        if self.hub.members.lock().pinned() {
+            return Ok(());
+        }
+        self.timed(|this| this.identity.update(|r| r.pins = pins))?;
+        self.hub.members.lock().set_pinned();
+        tracing::info!("the incarnations of all members are pinned");
+        self.hub.serving();
+        events.push(Event::Pinned);
+        Ok(())
+    }
+
+    /// The first commit: who the cluster is (rule 14). It is exempt from the rule on clock steps (rule 7).
+    fn founding(&self, term: u64) -> Option<Bytes> {
+        let record = self.identity.record();
+        let verdict = *self.hub.verdict.lock();
+        let time_ms = clock::stamp(&verdict, self.hub.wall_ms(), 0).ok()?;
+        let incarnation = |id| record.pins.iter().find(|(node, _)| *node == id).map(|(_, i)| *i);
+        let members = record
+            .members
+            .iter()
+            .map(|m| {
+                Some(MemberRecord {
+                    node_id: m.node_id,
+                    incarnation: incarnation(m.node_id)?,
+                    peer_address: m.peer_address.clone(),
+                })
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let commit = Commit {
+            entity: EntityKey::parse(FOUNDING).expect("a constant in the right form"),
+            term,
+            // The counter's first value; the runtime begins at 1.
+            id: CommitId { term, counter: 0 },
+            base: CommitId::NONE,
+            time_ms,
+            origin: Some(Origin {
+                principal: format!("node/{}", record.node_id),
+                workstation: String::new(),
+                request: None,
+            }),
+            events: Vec::new(),
+            root: None,
+            parts: Vec::new(),
+            rows: Vec::new(),
+            sent: Vec::new(),
+            consumed: Vec::new(),
+            timers: Vec::new(),
+            replies: Vec::new(),
+            system: Some(SystemOp::Found { cluster: record.cluster, members }),
+        };
+        match commit.encode() {
+            Ok(data) => Some(data),
+            Err(error) => {
+                // Only a member list beyond a commit's size comes here; `okno init` bounds it.
+                tracing::error!(%error, "the founding commit cannot be encoded");
+                None
+            }
+        }
+    }
+
+    /// What the status shows.
+    fn publish(&self) {
+        if !matches!(*self.hub.phase.borrow(), NodePhase::Quarantined { .. }) {
+            *self.hub.facts.lock() = RaftFacts {
+                leader: self.driver.leader(),
+                commit: self.driver.watermark(),
+                last_index: self.driver.last_index(),
+                matches: self.driver.matches(),
+            };
+        }
+    }
+}
+
+fn may_hand_over(last: &mut Option<Instant>, now: Instant) -> bool {
+    let may = last.is_none_or(|at| now.duration_since(at) >= HAND_OVER_EVERY);
+    if may {
+        *last = Some(now);
+    }
+    may
+}

@@ -1,0 +1,24 @@
+//! A disk that does not return silences the heartbeats by itself; this thread tells those who wait, and ends the
+//! process, because nothing else can (rule 11).
+
+use super::{fatal::EXIT_IO, hub::Hub};
+use crate::api::Unknown;
+use std::{
+    sync::{Arc, atomic::Ordering::Acquire},
+    time::Duration,
+};
+
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+pub fn run(hub: &Arc<Hub>) {
+    let limit = u64::try_from(hub.settings.disk_hung.as_millis()).unwrap_or(u64::MAX);
+    while !hub.stopped.load(Acquire) {
+        std::thread::sleep(LOOK_EVERY);
+        let since = hub.disk_busy_since_ms.load(Acquire);
+        if since != 0 && hub.now_ms().saturating_sub(since) > limit {
+            hub.close_table(Unknown::DiskHung);
+            hub.fatal.exit(EXIT_IO, "the disk does not answer: an append has not returned in time");
+            return;
+        }
+    }
+}
