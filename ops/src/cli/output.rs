@@ -197,8 +197,8 @@ mod tests {
         let person = r#"{"person": {"name": {"last_name": "Примеров"}, "snils": "112-233-445 95"}}"#;
         let applicant: Applicant = from_json(person).expect("valid");
         assert!(matches!(applicant.kind, Some(applicant::Kind::Person(p)) if p.snils == "112-233-445 95"));
-        let error = from_json::<Applicant>(r#"{"person": {"snils": "1"}}"#).expect_err("misspelt");
-        assert!(error.contains("snils"), "{error}");
+        let error = from_json::<Applicant>(r#"{"person": {"snlis": "1"}}"#).expect_err("misspelt");
+        assert!(error.contains("snlis"), "{error}");
     }
 
     #[test]
