@@ -1,0 +1,140 @@
+//! From rows to entities: how an activation begins and how queries read.
+
+use crate::{
+    cell::{AnyCell, Cell, CellStart},
+    codec::{self, CodecError, TIMERS_PART, What},
+    sys::SysCell,
+    work::{entity_key, entity_ref},
+};
+use okno_domain::{
+    entity::{Entity, EntityRef},
+    registry::Registered,
+    with_kind,
+};
+use okno_storage::{
+    commit::{CommitId, EntityKey, TimerKey},
+    error::StorageError,
+    state::{StateReader, StateView, StoredEntity},
+};
+
+/// An entity with where its history stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedState<E> {
+    pub state: E,
+    pub head: CommitId,
+    /// Log index of its last commit.
+    pub head_index: u64,
+    pub timers: Vec<TimerKey>,
+}
+
+/// Loads an entity of a known kind. `None`: it has no commits.
+pub fn load_state<E: Registered>(
+    view: &StateView,
+    this: &EntityRef,
+) -> Result<Option<LoadedState<E>>, StorageError> {
+    let Ok(key) = entity_key(this) else { return Ok(None) };
+    let Some(stored) = view.entity(&key)? else { return Ok(None) };
+    from_stored::<E>(&this.id, &stored).map(Some).map_err(|error| unreadable(&key, &error))
+}
+
+fn from_stored<E: Registered>(id: &str, stored: &StoredEntity) -> Result<LoadedState<E>, CodecError> {
+    let root = codec::decode::<E::Root>(What::Root(E::KIND), &stored.root)?;
+    let mut timers = Vec::new();
+    let mut parts = Vec::with_capacity(stored.parts.len());
+    for (name, record) in &stored.parts {
+        if name.as_ref() == TIMERS_PART {
+            timers = codec::decode_timers(&stored.key, record)?;
+            continue;
+        }
+        let name = std::str::from_utf8(name).map_err(|error| CodecError::Malformed {
+            kind: What::Part(E::KIND).number(),
+            detail: format!("name of a part: {error}"),
+        })?;
+        parts.push((name.to_owned(), codec::decode::<E::Part>(What::Part(E::KIND), record)?));
+    }
+    Ok(LoadedState {
+        state: E::load(id, root, parts),
+        head: stored.head,
+        head_index: stored.head_index,
+        timers,
+    })
+}
+
+/// A record that storage vouches for and this binary cannot read.
+pub fn unreadable(key: &EntityKey, error: &CodecError) -> StorageError {
+    match error {
+        CodecError::Newer { kind, version } => StorageError::Newer { kind: *kind, version: *version },
+        CodecError::WrongType { .. } | CodecError::Malformed { .. } => {
+            StorageError::Corrupt { what: "entity", detail: format!("{key}: {error}") }
+        }
+    }
+}
+
+/// What an activation begins with.
+pub enum Loaded {
+    Cell(Box<dyn AnyCell>),
+    /// Closed until an operator releases it, for this reason (rule 13).
+    Quarantined(String),
+    /// There is no such kind in this binary, or its rows cannot be read: the entity's own trouble.
+    Unusable(String),
+}
+
+/// Makes cells. Production reads storage; tests put entities of their own in the way.
+pub trait CellFactory: Send + Sync + 'static {
+    /// `Err`: storage itself failed, which ends the process (rule 12).
+    fn load(&self, key: &EntityKey, term: u64) -> Result<Loaded, StorageError>;
+}
+
+/// The factory over the applied state.
+pub struct StorageCells {
+    reader: StateReader,
+}
+
+impl StorageCells {
+    pub fn new(reader: StateReader) -> Self {
+        Self { reader }
+    }
+}
+
+impl CellFactory for StorageCells {
+    fn load(&self, key: &EntityKey, term: u64) -> Result<Loaded, StorageError> {
+        let view = self.reader.view();
+        let floor_ms = view.mark()?.time_ms;
+        if key.is_system() {
+            let stored = view.entity(key)?;
+            return Ok(match SysCell::load(key.clone(), term, stored.as_ref(), floor_ms) {
+                Ok(cell) => Loaded::Cell(Box::new(cell)),
+                Err(error) => Loaded::Unusable(error.to_string()),
+            });
+        }
+        if let Some(reason) = view.quarantined(key)? {
+            return Ok(Loaded::Quarantined(reason));
+        }
+        let Some(this) = entity_ref(key) else {
+            return Ok(Loaded::Unusable(format!("no entity kind is called {:?}", key.kind())));
+        };
+        let stored = view.entity(key)?;
+        Ok(with_kind!(this.kind, E => cell::<E>(this, key.clone(), term, stored.as_ref(), floor_ms)))
+    }
+}
+
+fn cell<E: Registered>(
+    this: EntityRef,
+    key: EntityKey,
+    term: u64,
+    stored: Option<&StoredEntity>,
+    floor_ms: i64,
+) -> Loaded {
+    // `load` is the domain's code over stored bytes: its panic is the entity's trouble like any other.
+    let loaded =
+        std::panic::catch_unwind(|| stored.map(|stored| from_stored::<E>(&this.id, stored)).transpose());
+    let (state, head, timers) = match loaded {
+        Ok(Ok(Some(loaded))) => (loaded.state, loaded.head, loaded.timers),
+        Ok(Ok(None)) => (<E as Entity>::empty(&this.id), CommitId::NONE, Vec::new()),
+        Ok(Err(error)) => return Loaded::Unusable(error.to_string()),
+        Err(panic) => {
+            return Loaded::Unusable(format!("panic while loading: {}", crate::cell::panic_text(&*panic)));
+        }
+    };
+    Loaded::Cell(Box::new(Cell::new(CellStart { this, key, term, state, timers, head, floor_ms })))
+}
