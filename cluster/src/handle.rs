@@ -18,7 +18,7 @@ use crate::{
         fatal::{EXIT_PANIC, Fatal},
         hub::{Hub, HubParts},
         raft_thread::RaftThread,
-        watchdog,
+        system, watchdog,
     },
     status::{ClusterStatus, MemberDigests, MemberStatus, NodePhase, TransferError},
     transport::{
@@ -176,7 +176,7 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
                 founded,
                 pinned: !record.pins.is_empty(),
                 synced,
-                boot: rand::random(),
+                boot: system::boot_id(),
             };
             let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
             let driver = Driver::new(start, Timing::from(&settings), &logger)

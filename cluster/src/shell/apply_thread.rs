@@ -90,7 +90,7 @@ impl ApplyThread {
         self.hub.deliver(answers);
         self.hub.inbox.applied(slice.last, self.founded, self.hub.applied_wanted.load(Acquire));
         let mark = self.state.mark();
-        if mark.index % CHAIN_EVERY == 0 || slice.marker.is_some() {
+        if mark.index.is_multiple_of(CHAIN_EVERY) || slice.marker.is_some() {
             let found = self.hub.peers.lock().chain(self.hub.own, (mark.index, mark.chain));
             self.hub.judge(found.into_iter().collect());
         }

@@ -31,7 +31,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
     },
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -187,8 +187,7 @@ impl Hub {
         u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
     pub fn wall_ms(&self) -> i64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+        super::system::wall_ms()
     }
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed)

@@ -15,4 +15,5 @@ pub mod inbox;
 pub mod inlet;
 pub mod peers;
 pub mod raft_thread;
+pub mod system;
 pub mod watchdog;

@@ -4,6 +4,7 @@ use super::{Inlet, PeerConnector, Refusal, queue::PeerQueue, wire};
 use crate::{
     api::NodeId,
     settings::{FRAME_BYTES_MAX, FRAME_RECEIVE_MAX},
+    shell::system,
 };
 use futures::{
     Stream,
@@ -67,7 +68,7 @@ impl Link {
             if began.elapsed() > SILENCE {
                 retry = RETRY_FIRST;
             }
-            let jitter = retry.mul_f64(rand::random::<f64>() / 2.0);
+            let jitter = retry.mul_f64(system::jitter() / 2.0);
             tokio::time::sleep(retry / 2 + jitter).await;
             retry = (retry * 2).min(RETRY_LAST);
         }
