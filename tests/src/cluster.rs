@@ -110,10 +110,16 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster that serves and holds the shipped catalogue and a small directory.
     pub async fn start(nodes: usize) -> Self {
+        let cluster = Self::start_empty(nodes).await;
+        cluster.fill().await;
+        cluster
+    }
+
+    /// A cluster that serves and holds nothing yet.
+    pub async fn start_empty(nodes: usize) -> Self {
         let mut cluster = Self::prepare(nodes);
         cluster.start_all();
         cluster.wait_ready().await;
-        cluster.fill().await;
         cluster
     }
 
@@ -386,8 +392,13 @@ impl Cluster {
 
     /// The shipped catalogue and a small directory.
     pub async fn fill(&self) {
+        self.fill_with(&shipped_catalogue()).await;
+    }
+
+    /// A catalogue of the test's choosing and a small directory.
+    pub async fn fill_with(&self, catalogue: &[proto::CatalogueFile]) {
         let admin = self.admin();
-        admin.load_catalogue(&shipped_catalogue()).await.expect("the shipped catalogue loads");
+        admin.load_catalogue(catalogue).await.expect("the catalogue loads");
         for office in people::offices() {
             let request = proto::PutOfficeRequest { meta: None, office: Some(office) };
             admin.call(request).await.expect("an office is taken");

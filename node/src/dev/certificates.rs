@@ -9,9 +9,9 @@
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams,
-    SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -134,8 +134,9 @@ impl Authority {
             parameters.subject_alt_names.push(SanType::DnsName(name));
         }
         parameters.subject_alt_names.extend(addresses.iter().map(|address| SanType::IpAddress(*address)));
-        let certificate =
-            parameters.signed_by(&key, &self.issuer).with_context(|| format!("signing the certificate of {stem}"))?;
+        let certificate = parameters
+            .signed_by(&key, &self.issuer)
+            .with_context(|| format!("signing the certificate of {stem}"))?;
         let files = CertificateFiles {
             certificate: directory.join(format!("{stem}.pem")),
             key: directory.join(format!("{stem}.key")),
@@ -253,7 +254,8 @@ mod tests {
         let pem = authority.revocation_list(&[vec![0x41, 7, 9]]).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let (_, list) = CertificateRevocationList::from_der(&pem.contents).unwrap();
-        let revoked: Vec<_> = list.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect();
+        let revoked: Vec<_> =
+            list.iter_revoked_certificates().map(|entry| entry.raw_serial().to_vec()).collect();
         assert_eq!(revoked, [vec![0x41, 7, 9]]);
     }
 }

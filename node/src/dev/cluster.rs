@@ -29,8 +29,11 @@ pub struct DevCluster {
 impl DevCluster {
     /// Opens a directory that holds a development cluster, or makes one. Nothing is started yet.
     pub fn open(directory: &Path, nodes: u64) -> Result<Self> {
-        let file =
-            if prepare::is_prepared(directory) { DevFile::read(directory)? } else { prepare::prepare(directory, nodes)? };
+        let file = if prepare::is_prepared(directory) {
+            DevFile::read(directory)?
+        } else {
+            prepare::prepare(directory, nodes)?
+        };
         let binary = std::env::current_exe().context("finding this program's own file")?;
         let processes = file
             .nodes
@@ -121,7 +124,8 @@ impl DevCluster {
 
     /// Brings the process ids in `dev.json` up to date.
     fn write_file(&mut self) -> Result<()> {
-        let pids: BTreeMap<u64, Option<u32>> = self.nodes.iter().map(|(id, node)| (*id, node.pid())).collect();
+        let pids: BTreeMap<u64, Option<u32>> =
+            self.nodes.iter().map(|(id, node)| (*id, node.pid())).collect();
         for node in &mut self.file.nodes {
             node.pid = pids.get(&node.id).copied().flatten();
         }
@@ -213,11 +217,14 @@ impl DevCluster {
         loop {
             let status = self.status(node).await;
             match &status {
-                Ok(status) if status.applied_index >= index && status.phase() == proto::NodePhase::Serving => {
+                Ok(status)
+                    if status.applied_index >= index && status.phase() == proto::NodePhase::Serving =>
+                {
                     return Ok(status.applied_index);
                 }
                 _ if Instant::now() > until => {
-                    let found = status.map(|status| format!("{:?} at {}", status.phase(), status.applied_index));
+                    let found =
+                        status.map(|status| format!("{:?} at {}", status.phase(), status.applied_index));
                     bail!("node {node} had not applied index {index} after {within:?}: {found:?}");
                 }
                 _ => tokio::time::sleep(POLL).await,

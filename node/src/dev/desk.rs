@@ -133,7 +133,12 @@ impl Desk {
 
     // ---- The queue ----
 
-    pub async fn take_ticket(&self, ledger: &Ledger, office: &str, service: &str) -> Result<proto::Ticket, CallError> {
+    pub async fn take_ticket(
+        &self,
+        ledger: &Ledger,
+        office: &str,
+        service: &str,
+    ) -> Result<proto::Ticket, CallError> {
         let request = proto::TakeTicketRequest {
             office: office.into(),
             purpose: proto::VisitPurpose::Apply.into(),
@@ -145,15 +150,28 @@ impl Desk {
         Ok(ticket)
     }
 
-    pub async fn call_next(&self, ledger: &Ledger, office: &str, window: &str) -> Result<proto::Ticket, CallError> {
-        let request =
-            proto::CallNextRequest { office: office.into(), window: window.into(), ..proto::CallNextRequest::default() };
+    pub async fn call_next(
+        &self,
+        ledger: &Ledger,
+        office: &str,
+        window: &str,
+    ) -> Result<proto::Ticket, CallError> {
+        let request = proto::CallNextRequest {
+            office: office.into(),
+            window: window.into(),
+            ..proto::CallNextRequest::default()
+        };
         let ticket = self.write(ledger, request).await?.ticket.unwrap_or_default();
         ledger.ticket(&ticket.office, &ticket.day, &ticket.number, TicketEntry::Called);
         Ok(ticket)
     }
 
-    pub async fn begin_service(&self, ledger: &Ledger, ticket: &proto::Ticket, window: &str) -> Result<(), CallError> {
+    pub async fn begin_service(
+        &self,
+        ledger: &Ledger,
+        ticket: &proto::Ticket,
+        window: &str,
+    ) -> Result<(), CallError> {
         let request = proto::BeginServiceRequest {
             office: ticket.office.clone(),
             ticket: Some(reference(ticket)),
@@ -165,7 +183,12 @@ impl Desk {
         Ok(())
     }
 
-    pub async fn finish_service(&self, ledger: &Ledger, ticket: &proto::Ticket, window: &str) -> Result<(), CallError> {
+    pub async fn finish_service(
+        &self,
+        ledger: &Ledger,
+        ticket: &proto::Ticket,
+        window: &str,
+    ) -> Result<(), CallError> {
         let request = proto::FinishServiceRequest {
             office: ticket.office.clone(),
             ticket: Some(reference(ticket)),
@@ -204,7 +227,10 @@ impl Desk {
     }
 
     /// All tickets of an office from the called node's own store, each with where it was read.
-    pub async fn list_tickets_local(&self, office: &str) -> Result<Vec<(proto::ReadMeta, proto::Ticket)>, CallError> {
+    pub async fn list_tickets_local(
+        &self,
+        office: &str,
+    ) -> Result<Vec<(proto::ReadMeta, proto::Ticket)>, CallError> {
         let mut all = Vec::new();
         let mut page_token = String::new();
         loop {

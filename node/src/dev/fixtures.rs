@@ -64,7 +64,11 @@ pub fn windows() -> Vec<proto::Window> {
         office: office.into(),
         number: number.to_string(),
         ticket_groups: Vec::new(),
-        workstation: if (office, number) == (STORY_OFFICE, 3) { STORY_WORKSTATION.into() } else { String::new() },
+        workstation: if (office, number) == (STORY_OFFICE, 3) {
+            STORY_WORKSTATION.into()
+        } else {
+            String::new()
+        },
     };
     let story = (1..=3).map(|number| window(STORY_OFFICE, number));
     // One for each client at work: a window holds one called ticket at a time.
@@ -129,7 +133,8 @@ fn person(last_name: &str, first_name: &str, middle_name: &str, n: u32) -> proto
 pub fn snils(n: u32) -> String {
     let number = 999_000_000 + n % 1_000_000;
     let digits = format!("{number:09}");
-    let sum: u32 = digits.bytes().zip((1..=9u32).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
+    let sum: u32 =
+        digits.bytes().zip((1..=9u32).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
     let check = sum % 101 % 100;
     format!("{}-{}-{} {check:02}", &digits[..3], &digits[3..6], &digits[6..])
 }

@@ -100,7 +100,8 @@ impl Ledger {
     /// at that moment do not count: their answers may have been on the wire.
     pub fn first_write_after(&self, moment: Instant) -> Option<Duration> {
         let state = self.0.borrow();
-        let answered = state.writes.iter().filter(|(begun, _)| *begun > moment).map(|(_, answered)| *answered);
+        let answered =
+            state.writes.iter().filter(|(begun, _)| *begun > moment).map(|(_, answered)| *answered);
         answered.min().map(|answered| answered - moment)
     }
 }

@@ -88,7 +88,9 @@ pub fn run(arguments: &DevArgs) -> ExitCode {
         if temporary {
             match &outcome {
                 Ok(()) => remove(&directory, &terminal),
-                Err(_) => terminal.plain(&format!("Журналы и данные узлов оставлены в {}", directory.display())),
+                Err(_) => {
+                    terminal.plain(&format!("Журналы и данные узлов оставлены в {}", directory.display()))
+                }
             }
         }
         outcome

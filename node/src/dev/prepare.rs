@@ -60,7 +60,8 @@ impl DevFile {
     pub fn read(directory: &Path) -> Result<Self> {
         let path = Self::path(directory);
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not what okno dev wrote", path.display()))
+        serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what okno dev wrote", path.display()))
     }
 
     /// Written beside and renamed, so that a reader never meets half a file.
@@ -95,7 +96,8 @@ pub fn prepare(directory: &Path, nodes: u64) -> Result<DevFile> {
         bail!("{} is not empty and holds no development cluster ({DEV_FILE})", directory.display());
     }
     make_private_directory(directory)?;
-    let directory = &directory.canonicalize().with_context(|| format!("resolving {}", directory.display()))?;
+    let directory =
+        &directory.canonicalize().with_context(|| format!("resolving {}", directory.display()))?;
     let authorities_directory = make_directory(directory, "ca")?;
     let identities_directory = make_directory(directory, "identities")?;
     let clients = Authority::create(Realm::Clients)?;
@@ -106,7 +108,8 @@ pub fn prepare(directory: &Path, nodes: u64) -> Result<DevFile> {
     let mut identities = BTreeMap::new();
     for (kind, id) in fixtures::identities() {
         let uri = format!("okno://{}/{kind}/{id}", fixtures::CLUSTER);
-        let files = clients.issue(&identities_directory, &format!("{kind}-{id}"), Usage::Client, &uri, &[], &[])?;
+        let files =
+            clients.issue(&identities_directory, &format!("{kind}-{id}"), Usage::Client, &uri, &[], &[])?;
         identities.insert(format!("{kind}/{id}"), files);
     }
 
@@ -139,8 +142,15 @@ pub fn prepare(directory: &Path, nodes: u64) -> Result<DevFile> {
     }
     for entry in &entries {
         let text = settings(entry, &entries, cluster_id, &clients_files, &peers_files).to_toml();
-        let text = format!("# Settings of node {} of a development cluster, as `okno dev` wrote them.\n{text}", entry.id);
-        std::fs::write(&entry.settings, text).with_context(|| format!("writing {}", entry.settings.display()))?;
+        let text = format!(
+            "# Settings of node {} of a development cluster, as `okno dev` wrote them.\n{text}",
+            entry.id
+        );
+        std::fs::write(&entry.settings, text)
+            .with_context(|| format!("writing {}", entry.settings.display()))?;
+    }
+    for entry in &entries {
+        init(entry, &entries)?;
     }
     let file = DevFile {
         cluster: fixtures::CLUSTER.into(),
@@ -193,6 +203,24 @@ fn settings(
     settings
 }
 
+/// Makes a node's data directory the way an administrator does: by `okno init` with the full list of members.
+fn init(node: &NodeEntry, all: &[NodeEntry]) -> Result<()> {
+    let members: Vec<String> = all.iter().map(|entry| format!("{}={}", entry.id, entry.peers)).collect();
+    let binary = std::env::current_exe().context("finding this program's own file")?;
+    let output = std::process::Command::new(&binary)
+        .arg("init")
+        .arg("--config")
+        .arg(&node.settings)
+        .arg("--members")
+        .arg(members.join(","))
+        .output()
+        .with_context(|| format!("starting {} init", binary.display()))?;
+    if !output.status.success() {
+        bail!("okno init of node {} failed: {}", node.id, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 fn make_directory(parent: &Path, name: &str) -> Result<PathBuf> {
     let path = parent.join(name);
     std::fs::create_dir(&path).with_context(|| format!("making {}", path.display()))?;
@@ -204,7 +232,8 @@ fn make_private_directory(path: &Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     if path.is_dir() {
         let private = std::fs::Permissions::from_mode(0o700);
-        return std::fs::set_permissions(path, private).with_context(|| format!("closing {}", path.display()));
+        return std::fs::set_permissions(path, private)
+            .with_context(|| format!("closing {}", path.display()));
     }
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(path).with_context(|| format!("making {}", path.display()))

@@ -25,7 +25,13 @@ pub struct NodeProcess {
 
 impl NodeProcess {
     pub fn new(id: u64, binary: &Path, settings: &Path, log: &Path) -> Self {
-        Self { id, binary: binary.to_owned(), settings: settings.to_owned(), log: log.to_owned(), child: None }
+        Self {
+            id,
+            binary: binary.to_owned(),
+            settings: settings.to_owned(),
+            log: log.to_owned(),
+            child: None,
+        }
     }
 
     /// Starts `okno serve`; what it says goes to the end of its log.
@@ -158,7 +164,11 @@ mod tests {
     async fn wait_for_log(node: &NodeProcess, text: &str) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !node.log_tail(10).contains(text) {
-            assert!(tokio::time::Instant::now() < deadline, "the log never said {text:?}: {}", node.log_tail(10));
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "the log never said {text:?}: {}",
+                node.log_tail(10)
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -166,7 +176,10 @@ mod tests {
     #[tokio::test]
     async fn a_node_is_stopped_by_sigterm_and_its_log_is_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let binary = script(directory.path(), "trap 'echo bye; exit 0' TERM\necho \"$@\"\nwhile :; do sleep 0.02; done");
+        let binary = script(
+            directory.path(),
+            "trap 'echo bye; exit 0' TERM\necho \"$@\"\nwhile :; do sleep 0.02; done",
+        );
         let mut node = NodeProcess::new(1, &binary, Path::new("a.toml"), &directory.path().join("node.log"));
         node.start().unwrap();
         assert!(node.start().is_err(), "a node runs at most once");

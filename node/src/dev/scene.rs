@@ -59,7 +59,9 @@ pub async fn run(arguments: &DevArgs, directory: &Path, terminal: &Terminal) -> 
     match played {
         Err(error) => Err(error),
         Ok(false) => bail!("interrupted"),
-        Ok(true) if arguments.once && !bad.is_empty() => bail!("nodes {bad:?} did not stop cleanly on SIGTERM"),
+        Ok(true) if arguments.once && !bad.is_empty() => {
+            bail!("nodes {bad:?} did not stop cleanly on SIGTERM")
+        }
         Ok(true) => {
             terminal.say("Все узлы остановлены");
             Ok(())
@@ -109,13 +111,15 @@ async fn play(arguments: &DevArgs, cluster: &mut DevCluster, terminal: &Terminal
         anyhow::Ok(visitors.into_iter().sum::<usize>())
     };
     let events = async {
-        let (case, killed) = futures::try_join!(story.tell(), lose_leader(cluster, &ledger, kill_after, terminal))?;
+        let (case, killed) =
+            futures::try_join!(story.tell(), lose_leader(cluster, &ledger, kill_after, terminal))?;
         stop.set(true);
         anyhow::Ok((case, killed))
     };
     let (visitors, (case, killed)) = futures::try_join!(work, events)?;
     cluster.check_running()?;
-    let gap = ledger.first_write_after(killed).context("no write was acknowledged after the leader was killed")?;
+    let gap =
+        ledger.first_write_after(killed).context("no write was acknowledged after the leader was killed")?;
     terminal.say(&format!(
         "Работа окончена: подтверждено {}, обслужено {}, дело {case} пройдено до конца",
         counted(ledger.writes(), "шаг", "шага", "шагов"),
@@ -130,8 +134,16 @@ async fn play(arguments: &DevArgs, cluster: &mut DevCluster, terminal: &Terminal
         counted(verdict.steps, "шаг дел", "шага дел", "шагов дел"),
         counted(verdict.tickets, "талон", "талона", "талонов")
     ));
-    terminal.say(&format!("Цепочки хешей совпадают: запись {}, {}…", verdict.chain_index, short(&verdict.chain)));
-    terminal.say(&format!("Дайджесты всех строк совпадают: запись {}, {}…", verdict.marker_index, short(&verdict.digest)));
+    terminal.say(&format!(
+        "Цепочки хешей совпадают: запись {}, {}…",
+        verdict.chain_index,
+        short(&verdict.chain)
+    ));
+    terminal.say(&format!(
+        "Дайджесты всех строк совпадают: запись {}, {}…",
+        verdict.marker_index,
+        short(&verdict.digest)
+    ));
     terminal.say(&format!(
         "Итог: ведущий узел потерян и возвращён, перерыв в записи {} с, не потеряно и не удвоено ничего",
         decimal(gap.as_secs_f64(), 2)
@@ -144,9 +156,9 @@ async fn fill(cluster: &DevCluster, terminal: &Terminal) -> Result<Rc<proto::Ser
     let admin = cluster.admin();
     let loaded = admin.load_catalogue().await.context("loading the catalogue")?;
     terminal.say(&format!(
-        "Загружен каталог: {}, {}",
-        counted(loaded.services as usize, "услуга", "услуги", "услуг"),
-        counted(loaded.calendars as usize, "производственный календарь", "производственных календаря", "производственных календарей")
+        "Каталог услуг и производственные календари загружены: {}, версия {}",
+        counted((loaded.changed + loaded.unchanged) as usize, "запись", "записи", "записей"),
+        loaded.version
     ));
     admin.load_directory().await.context("loading the directory")?;
     terminal.say(&format!(
@@ -158,9 +170,12 @@ async fn fill(cluster: &DevCluster, terminal: &Terminal) -> Result<Rc<proto::Ser
     // The story pauses and resumes the term: it needs a service that names a reason for that, and takes citizens.
     let services = admin.list_services().await.context("listing services")?;
     let suited = |service: &&proto::Service| {
-        !service.suspension_reasons.is_empty() && (service.receivers.is_empty() || service.receivers.iter().any(|kind| kind == "person"))
+        let takes_citizens = service.receivers.is_empty()
+            || service.receivers.iter().any(|kind| *kind == i32::from(proto::ReceiverKind::Person));
+        service.active && takes_citizens && !service.suspension_reasons.is_empty()
     };
-    let service = services.iter().find(suited).or(services.first()).context("the catalogue holds no service")?;
+    let service =
+        services.iter().find(suited).or(services.first()).context("the catalogue holds no service")?;
     Ok(Rc::new(service.clone()))
 }
 
@@ -223,7 +238,10 @@ async fn lose_leader(
         tokio::time::sleep(POLL).await;
     };
     let next = cluster.leader().await?;
-    terminal.say(&format!("──► Ведёт узел {next}, следующая запись подтверждена через {} с", decimal(gap.as_secs_f64(), 2)));
+    terminal.say(&format!(
+        "──► Ведёт узел {next}, следующая запись подтверждена через {} с",
+        decimal(gap.as_secs_f64(), 2)
+    ));
     if !alone {
         tokio::time::sleep(AWAY).await;
         cluster.start(leader)?;
@@ -247,7 +265,10 @@ fn how_to_talk(cluster: &DevCluster, terminal: &Terminal) {
     terminal.plain(&format!("  oknoctl --config {context} catalogue show"));
     terminal.plain(&format!("  oknoctl --config {context} queue list --office {}", fixtures::STORY_OFFICE));
     terminal.plain(&format!("  oknoctl --config {context} bench"));
-    terminal.plain(&format!("Адреса, сертификаты и номера процессов: {}", super::prepare::DevFile::path(&cluster.file.directory).display()));
+    terminal.plain(&format!(
+        "Адреса, сертификаты и номера процессов: {}",
+        super::prepare::DevFile::path(&cluster.file.directory).display()
+    ));
 }
 
 /// Says so when a node of a cluster that stays up ends by itself; a developer may have meant it.

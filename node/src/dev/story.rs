@@ -34,11 +34,15 @@ impl Story<'_> {
         self.officer.clear_window(office, window, self.ledger).await.context("clearing the window")?;
 
         let begun = Instant::now();
-        let ticket = self.kiosk.take_ticket(self.ledger, office, &self.service.code).await.context("taking a ticket")?;
+        let ticket = self
+            .kiosk
+            .take_ticket(self.ledger, office, &self.service.code)
+            .await
+            .context("taking a ticket")?;
         say(format!(
             "Анна Образцова берёт талон {} на услугу «{}»{}",
             ticket.number,
-            self.service.name_ru,
+            russian(self.service.name.as_ref()),
             took(begun)
         ));
         self.pause().await;
@@ -72,17 +76,30 @@ impl Story<'_> {
         let number = self.interagency(&case).await?;
         self.step(
             &case,
-            Step::InteragencyAnswered(proto::InteragencyAnsweredStep { number, answer: "сведения подтверждены".into() }),
+            Step::InteragencyAnswered(proto::InteragencyAnsweredStep {
+                number,
+                answer: "сведения подтверждены".into(),
+            }),
             "Пришёл межведомственный ответ: сведения подтверждены",
         )
         .await?;
         let register = Step::SendToAuthority(proto::SendToAuthorityStep { register_number: "Р-1".into() });
         self.step(&case, register, "Комплект передан в ведомство по реестру Р-1").await?;
         self.suspension(&case).await?;
-        let result = proto::ReceiveResultStep { reference: format!("результат {}", self.run), note: String::new() };
+        let result = proto::ReceiveResultStep {
+            reference: format!("результат {}", self.run),
+            note: String::new(),
+        };
         self.step(&case, Step::ReceiveResult(result), "Результат услуги получен").await?;
-        self.step(&case, Step::MakeReady(proto::MakeReadyStep { note: String::new() }), "Дело готово к выдаче").await?;
-        let issue = proto::IssueStep { received_by: "Образцова Анна Вымысловна".into(), paper_copy: false };
+        self.step(
+            &case,
+            Step::MakeReady(proto::MakeReadyStep { note: String::new() }),
+            "Дело готово к выдаче",
+        )
+        .await?;
+        let issue = proto::IssueStep {
+            received_by: "Образцова Анна Вымысловна".into(), paper_copy: false
+        };
         self.step(&case, Step::Issue(issue), "Результат выдан заявительнице").await?;
         self.step(&case, Step::Archive(proto::ArchiveStep {}), "Дело в архиве").await?;
         Ok(case)
@@ -91,7 +108,11 @@ impl Story<'_> {
     /// Calls until it is the visitor's turn. Tickets an earlier run in this directory left waiting come first.
     async fn call(&self, office: &str, window: &str, ticket: &proto::Ticket) -> Result<()> {
         loop {
-            let called = self.officer.call_next(self.ledger, office, window).await.context("calling the next visitor")?;
+            let called = self
+                .officer
+                .call_next(self.ledger, office, window)
+                .await
+                .context("calling the next visitor")?;
             if called.number == ticket.number && called.day == ticket.day {
                 return Ok(());
             }
@@ -108,7 +129,9 @@ impl Story<'_> {
             match read.ticket_link.as_str() {
                 "linked" => break,
                 "pending" if Instant::now() < until => tokio::time::sleep(POLL).await,
-                "pending" => bail!("case {case} and ticket {} did not meet within {LINK_WITHIN:?}", ticket.number),
+                "pending" => {
+                    bail!("case {case} and ticket {} did not meet within {LINK_WITHIN:?}", ticket.number)
+                }
                 refused => bail!("the queue refused ticket {} of case {case}: {refused}", ticket.number),
             }
         }
@@ -117,16 +140,20 @@ impl Story<'_> {
     }
 
     async fn documents(&self, case: &str) -> Result<()> {
-        let required: Vec<_> = self.service.documents.iter().filter(|document| document.required).collect();
+        let documents = self.service.documents.iter();
+        let required = documents.filter(|document| document.need() == proto::DocumentNeed::Required);
         let mut kinds: Vec<(&str, &str)> =
-            required.iter().map(|document| (document.kind.as_str(), document.name.as_str())).collect();
+            required.map(|document| (document.code.as_str(), russian(document.name.as_ref()))).collect();
         if kinds.is_empty() {
             kinds.push(("other", "Заявление"));
         }
         for (number, (kind, name)) in kinds.iter().enumerate() {
             let begun = Instant::now();
             let reference = format!("{}-story-{number}", self.run);
-            self.officer.add_document(self.ledger, case, kind, &reference).await.context("adding a document")?;
+            self.officer
+                .add_document(self.ledger, case, kind, &reference)
+                .await
+                .context("adding a document")?;
             self.terminal.say(&format!("Документ принят: {name}{}", took(begun)));
             self.pause().await;
         }
@@ -154,7 +181,12 @@ impl Story<'_> {
     async fn interagency(&self, case: &str) -> Result<u32> {
         let begun = Instant::now();
         let request = proto::RequestInteragencyStep {
-            authority: self.service.authority.clone(),
+            authority: self
+                .service
+                .authority
+                .as_ref()
+                .map(|authority| authority.code.clone())
+                .unwrap_or_default(),
             subject: "сведения о регистрации".into(),
         };
         let answered = self
@@ -177,9 +209,9 @@ impl Story<'_> {
         let begun = Instant::now();
         let suspend = proto::SuspendStep { reason: reason.code.clone(), term: None };
         self.officer.advance(self.ledger, case, Step::Suspend(suspend)).await.context("suspending")?;
-        let days = reason.term.as_ref().map(|term| counted(term.days as usize, "день", "дня", "дней"));
+        let days = reason.longest.as_ref().map(|term| counted(term.days as usize, "день", "дня", "дней"));
         let days = days.map(|days| format!(", на {days}")).unwrap_or_default();
-        self.terminal.say(&format!("Приостановлено: {}{days}{}", reason.name, took(begun)));
+        self.terminal.say(&format!("Приостановлено: {}{days}{}", russian(reason.name.as_ref()), took(begun)));
         self.pause().await;
         let resume = proto::ResumeStep { note: "причина устранена".into() };
         self.step(case, Step::Resume(resume), "Возобновлено: причина устранена").await
@@ -196,6 +228,10 @@ impl Story<'_> {
     async fn pause(&self) {
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn russian(text: Option<&proto::Text>) -> &str {
+    text.map(|text| text.ru.as_str()).unwrap_or_default()
 }
 
 /// How long a call took, where a person would notice.

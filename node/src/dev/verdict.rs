@@ -43,7 +43,9 @@ pub async fn reach(cluster: &DevCluster, ledger: &Ledger) -> Result<Verdict> {
     for node in cluster.node_ids() {
         let desk = cluster.desk_at(node, "auditor", "revizor")?;
         let from = cluster.wait_applied(node, ledger.index_highest(), CATCH_UP_WITHIN).await?;
-        let mut faults = read_cases(&desk, node, from, &cases).await.with_context(|| format!("reading cases of node {node}"))?;
+        let mut faults = read_cases(&desk, node, from, &cases)
+            .await
+            .with_context(|| format!("reading cases of node {node}"))?;
         let offices = ledger.offices_with_tickets();
         faults.extend(
             read_tickets(&desk, node, from, &offices, &tickets)
@@ -69,7 +71,12 @@ pub async fn reach(cluster: &DevCluster, ledger: &Ledger) -> Result<Verdict> {
     })
 }
 
-async fn read_cases(desk: &Desk, node: u64, from: u64, cases: &BTreeMap<String, CaseEntry>) -> Result<Vec<String>> {
+async fn read_cases(
+    desk: &Desk,
+    node: u64,
+    from: u64,
+    cases: &BTreeMap<String, CaseEntry>,
+) -> Result<Vec<String>> {
     let faults: Vec<Vec<String>> = futures::stream::iter(cases)
         .map(|(id, entry)| async move {
             let (meta, case) = match desk.get_case_local(id).await {
@@ -120,11 +127,14 @@ fn compare_case(id: &str, entry: &CaseEntry, case: &proto::Case) -> Vec<String> 
             None => faults.push(format!("case {id}: document {reference} is missing")),
             Some(found) if found.contains(number) => {}
             Some(found) => {
-                faults.push(format!("case {id}: document {reference} has number {found:?}, acknowledged as {number}"));
+                faults.push(format!(
+                    "case {id}: document {reference} has number {found:?}, acknowledged as {number}"
+                ));
             }
         }
     }
-    let steps: BTreeMap<u32, &str> = case.steps.iter().map(|record| (record.number, record.step.as_str())).collect();
+    let steps: BTreeMap<u32, &str> =
+        case.steps.iter().map(|record| (record.number, record.step.as_str())).collect();
     if steps.len() != case.steps.len() {
         faults.push(format!("case {id}: a step's number is there twice"));
     }
@@ -132,13 +142,19 @@ fn compare_case(id: &str, entry: &CaseEntry, case: &proto::Case) -> Vec<String> 
         match steps.get(number) {
             None => faults.push(format!("case {id}: step {number} ({name}) is missing")),
             Some(found) if found == name => {}
-            Some(found) => faults.push(format!("case {id}: step {number} is {found}, acknowledged as {name}")),
+            Some(found) => {
+                faults.push(format!("case {id}: step {number} is {found}, acknowledged as {name}"))
+            }
         }
     }
     // Every client is the only one at its case and goes on only after an answer, so that no step is there that was
     // never acknowledged, but for a last one whose answer nobody waited for.
     if steps.len() > entry.steps.len() + 1 {
-        faults.push(format!("case {id}: {} steps are there, {} were acknowledged", steps.len(), entry.steps.len()));
+        faults.push(format!(
+            "case {id}: {} steps are there, {} were acknowledged",
+            steps.len(),
+            entry.steps.len()
+        ));
     }
     faults
 }
@@ -193,9 +209,12 @@ async fn compare_digests(cluster: &DevCluster) -> Result<(u64, String)> {
         // Every node tells its own digest and the others' as it has heard them; its own is what counts.
         let mut own = BTreeMap::new();
         for node in cluster.node_ids() {
-            let members = cluster.digests(node).await.with_context(|| format!("asking node {node} for digests"))?;
+            let members =
+                cluster.digests(node).await.with_context(|| format!("asking node {node} for digests"))?;
             own.extend(
-                members.into_iter().filter(|member| member.node_id == node && member.marker_index == marker)
+                members
+                    .into_iter()
+                    .filter(|member| member.node_id == node && member.marker_index == marker)
                     .map(|member| (node, member.digest)),
             );
         }
@@ -219,7 +238,8 @@ async fn compare_chains(cluster: &DevCluster) -> Result<(u64, String)> {
     loop {
         let mut heads = BTreeMap::new();
         for node in cluster.node_ids() {
-            let status = cluster.status(node).await.with_context(|| format!("asking node {node} for its status"))?;
+            let status =
+                cluster.status(node).await.with_context(|| format!("asking node {node} for its status"))?;
             heads.insert(node, (status.applied_index, status.chain));
         }
         let indexes: BTreeSet<u64> = heads.values().map(|(index, _)| *index).collect();

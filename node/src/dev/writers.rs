@@ -3,7 +3,7 @@
 
 use super::desk::Desk;
 use super::fixtures;
-use super::ledger::{Ledger, TicketEntry};
+use super::ledger::Ledger;
 use anyhow::{Context, Result};
 use okno_client::{CallError, v1 as proto};
 use proto::advance_case_request::Step;
@@ -53,9 +53,15 @@ impl Writer {
         Ok(visitors as usize)
     }
 
-    async fn serve_one(&self, random: &mut StdRng, office: &str, window: &str, visitor: u32) -> Result<(), CallError> {
+    async fn serve_one(
+        &self,
+        random: &mut StdRng,
+        office: &str,
+        window: &str,
+        visitor: u32,
+    ) -> Result<(), CallError> {
         let (desk, ledger) = (&self.officer, &self.ledger);
-        let taken = self.kiosk.take_ticket(ledger, office, &self.service.code).await?;
+        self.kiosk.take_ticket(ledger, office, &self.service.code).await?;
         self.think(random).await;
         // Whoever is next, not necessarily the visitor who came just now: another window may have been quicker. But
         // every client takes a ticket before it calls, so that somebody is always waiting.
@@ -74,8 +80,13 @@ impl Writer {
         }
         for next in [
             Step::Accept(proto::AcceptStep {}),
-            Step::SendToAuthority(proto::SendToAuthorityStep { register_number: format!("Р-{}", self.number + 1) }),
-            Step::ReceiveResult(proto::ReceiveResultStep { reference: "результат".into(), note: String::new() }),
+            Step::SendToAuthority(proto::SendToAuthorityStep {
+                register_number: format!("Р-{}", self.number + 1),
+            }),
+            Step::ReceiveResult(proto::ReceiveResultStep {
+                reference: "результат".into(),
+                note: String::new(),
+            }),
             Step::MakeReady(proto::MakeReadyStep { note: String::new() }),
         ] {
             if self.stop.get() {
@@ -85,7 +96,6 @@ impl Writer {
             self.think(random).await;
         }
         desk.finish_service(ledger, &ticket, window).await?;
-        drop(taken);
         Ok(())
     }
 
