@@ -97,6 +97,7 @@ pub struct Decision<E: Entity + ?Sized> {
     pub events: Vec<E::Event>,
     pub reply: E::Reply,
     pub sends: Vec<Send>,
+    /// Setting one takes at least one event: what is set is part of the stored state. Clearing does not.
     pub timers: Vec<TimerChange>,
 }
 

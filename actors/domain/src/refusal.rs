@@ -161,3 +161,19 @@ impl Refusal {
         self
     }
 }
+
+/// Every reason code of the domain, the catalogue's included, by code.
+pub fn all() -> impl Iterator<Item = &'static Reason> {
+    let mut all: Vec<_> = ALL.iter().chain(crate::catalogue::REASONS).collect();
+    all.sort_by_key(|reason| reason.code);
+    all.into_iter()
+}
+
+/// The list as Markdown, for `docs/reasons.md`.
+pub fn markdown() -> String {
+    let mut text = String::from("| Reason | Class | Meaning | Shown to people |\n|---|---|---|---|\n");
+    for Reason { code, class, text_ru, text_en } in all() {
+        text.push_str(&format!("| `{code}` | {class:?} | {text_en} | {text_ru} |\n"));
+    }
+    text
+}

@@ -184,7 +184,9 @@ impl Queue {
         } else {
             None
         };
-        let events = if tickets.is_empty() { Vec::new() } else { vec![Event::Swept { tickets }] };
+        // Setting a timer takes an event, even an empty one (entity.rs).
+        let quiet = tickets.is_empty() && due_ms.is_none();
+        let events = if quiet { Vec::new() } else { vec![Event::Swept { tickets }] };
         let mut decision = done(events, Reply::None);
         decision.timers.extend(due_ms.map(|due_ms| TimerChange::Set { name: SWEEP_TIMER.to_owned(), due_ms }));
         Ok(decision)
