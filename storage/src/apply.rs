@@ -360,7 +360,12 @@ impl<'a> Step<'a> {
 }
 
 /// Moves what a written batch changed into the caches.
-pub(crate) fn settle(overlay: Overlay, now_ms: i64, caches: &mut ApplyCaches, requests: &RwLock<RequestFilter>) {
+pub(crate) fn settle(
+    overlay: Overlay,
+    now_ms: i64,
+    caches: &mut ApplyCaches,
+    requests: &RwLock<RequestFilter>,
+) {
     for (entity, head) in overlay.heads {
         caches.heads.put(entity, head);
     }

@@ -199,7 +199,11 @@ impl ApplyCaches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{commit::RequestKey, engine::{Batch, Engine, Sync}, memory::MemoryEngine};
+    use crate::{
+        commit::RequestKey,
+        engine::{Batch, Engine, Sync},
+        memory::MemoryEngine,
+    };
     use uuid::Uuid;
 
     fn key(ms: u64, n: u64) -> Vec<u8> {

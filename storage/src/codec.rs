@@ -53,7 +53,9 @@ fn options() -> impl Options {
 
 /// Appends the encoding of `value`.
 pub(crate) fn encode_into<T: Serialize>(out: &mut Vec<u8>, value: &T) -> Result<(), StorageError> {
-    options().serialize_into(out, value).map_err(|e| StorageError::TooLarge(format!("record cannot be encoded: {e}")))
+    options()
+        .serialize_into(out, value)
+        .map_err(|e| StorageError::TooLarge(format!("record cannot be encoded: {e}")))
 }
 
 /// Decodes all of `bytes`; strings and byte slices borrow from them.
@@ -167,7 +169,10 @@ mod tests {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[byte] ^= 1 << bit;
-                assert!(matches!(unframe(&Bytes::from(bad)), Err(StorageError::Corrupt { .. })), "{byte}.{bit}");
+                assert!(
+                    matches!(unframe(&Bytes::from(bad)), Err(StorageError::Corrupt { .. })),
+                    "{byte}.{bit}"
+                );
             }
         }
         for len in 0..good.len() {

@@ -239,18 +239,33 @@ pub struct MemberRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SystemOp {
     /// The first commit: who the cluster is (rule 14). Its members must equal the pins.
-    Found { cluster: Uuid, members: Vec<MemberRecord> },
+    Found {
+        cluster: Uuid,
+        members: Vec<MemberRecord>,
+    },
     /// Parks an entity after repeated panics, until released (rule 13).
-    Quarantine { entity: EntityKey, reason: String },
-    Release { entity: EntityKey },
+    Quarantine {
+        entity: EntityKey,
+        reason: String,
+    },
+    Release {
+        entity: EntityKey,
+    },
     /// Removes remembered replies whose request id is older than this (rule 6).
-    PurgeRequests { before_ms: i64 },
+    PurgeRequests {
+        before_ms: i64,
+    },
     /// Moves an undeliverable message out of the way (rule 4).
-    BuryMessage { message: MessageKey, reason: String },
+    BuryMessage {
+        message: MessageKey,
+        reason: String,
+    },
     /// Every member digests all rows at this index (rule 15).
     Marker,
     /// Raises the replicated feature level (rule 9).
-    Level { level: u32 },
+    Level {
+        level: u32,
+    },
     /// Carries time alone, so that an idle cluster ages too (rule 7).
     Time,
 }
@@ -312,7 +327,9 @@ impl Commit {
         }
         match &self.system {
             Some(SystemOp::Quarantine { entity, .. }) if entity.is_system() => {
-                return refuse("the cluster's own entities cannot be quarantined: nothing could release them");
+                return refuse(
+                    "the cluster's own entities cannot be quarantined: nothing could release them",
+                );
             }
             Some(SystemOp::Quarantine { reason, .. } | SystemOp::BuryMessage { reason, .. })
                 if reason.len() > REASON_BYTES_MAX =>

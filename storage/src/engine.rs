@@ -30,8 +30,16 @@ pub enum Cf {
 }
 
 impl Cf {
-    pub const ALL: [Self; 8] =
-        [Self::Log, Self::Entity, Self::Row, Self::Journal, Self::Outbox, Self::Timer, Self::Request, Self::Meta];
+    pub const ALL: [Self; 8] = [
+        Self::Log,
+        Self::Entity,
+        Self::Row,
+        Self::Journal,
+        Self::Outbox,
+        Self::Timer,
+        Self::Request,
+        Self::Meta,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {

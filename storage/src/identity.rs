@@ -104,13 +104,17 @@ fn encode(record: &IdentityRecord) -> Result<Vec<u8>, StorageError> {
     let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     let slot = [&length.to_be_bytes()[..], &frame].concat();
     if slot.len() > SLOT_BYTES {
-        return Err(StorageError::TooLarge(format!("identity of {} bytes; a slot has {SLOT_BYTES}", slot.len())));
+        return Err(StorageError::TooLarge(format!(
+            "identity of {} bytes; a slot has {SLOT_BYTES}",
+            slot.len()
+        )));
     }
     Ok(slot)
 }
 
 fn decode(slot: &[u8]) -> Result<IdentityRecord, StorageError> {
-    let (length, rest) = slot.split_first_chunk::<4>().ok_or_else(|| corrupt("identity", "slot is too short"))?;
+    let (length, rest) =
+        slot.split_first_chunk::<4>().ok_or_else(|| corrupt("identity", "slot is too short"))?;
     let frame = rest
         .get(..u32::from_be_bytes(*length) as usize)
         .ok_or_else(|| corrupt("identity", "length is larger than the slot"))?;
@@ -165,7 +169,10 @@ impl Identity {
                 None => told.push(format!("slot {slot} was never written")),
                 Some(Ok(record)) => {
                     if record.sequence % SLOTS as u64 != slot as u64 {
-                        return Err(corrupt("identity", format!("slot {slot} holds the other slot's record")));
+                        return Err(corrupt(
+                            "identity",
+                            format!("slot {slot} holds the other slot's record"),
+                        ));
                     }
                     if best.as_ref().is_none_or(|b| b.sequence < record.sequence) {
                         best = Some(record);
@@ -268,9 +275,14 @@ impl IdentityMedium for FileIdentityMedium {
                     .write(true)
                     .create_new(true)
                     .open(&self.path)
-                    .and_then(|file| file.set_len((SLOTS * SLOT_BYTES) as u64).and_then(|()| file.sync_all()).map(|()| file))
+                    .and_then(|file| {
+                        file.set_len((SLOTS * SLOT_BYTES) as u64)
+                            .and_then(|()| file.sync_all())
+                            .map(|()| file)
+                    })
                     .map_err(Self::io(&self.path))?;
-                let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let parent =
+                    self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
                 File::open(parent).and_then(|dir| dir.sync_all()).map_err(Self::io(parent))?;
                 self.file.insert(made)
             }

@@ -312,18 +312,27 @@ mod tests {
         let key = MessageKey { target: entity("queue/1"), source: entity("case/a.b"), commit: id, place: 7 };
         assert_eq!(parse_message(&message(&key)).expect("own key"), key);
         assert_eq!(parse_dead_letter(&dead_letter(&key)).expect("own key"), key);
-        let timer_key = TimerKey { due_ms: -5, entity: entity("case/1"), name: "срок".into(), generation: id };
+        let timer_key =
+            TimerKey { due_ms: -5, entity: entity("case/1"), name: "срок".into(), generation: id };
         assert_eq!(parse_timer(&timer(&timer_key)).expect("own key"), timer_key);
         let stored = row(4, b"key", &entity("case/1"));
         assert_eq!(row_parts(&stored).expect("own key"), (&b"key"[..], entity("case/1")));
-        assert_eq!(part_name(&entity("case/1"), &part(&entity("case/1"), b"p")).expect("own key"), Some(&b"p"[..]));
+        assert_eq!(
+            part_name(&entity("case/1"), &part(&entity("case/1"), b"p")).expect("own key"),
+            Some(&b"p"[..])
+        );
         assert_eq!(part_name(&entity("case/1"), &root(&entity("case/1"))).expect("own key"), None);
     }
 
     #[test]
     fn byte_order_is_the_order_of_times() {
         let at = |due_ms| {
-            timer(&TimerKey { due_ms, entity: entity("case/1"), name: "n".into(), generation: CommitId::NONE })
+            timer(&TimerKey {
+                due_ms,
+                entity: entity("case/1"),
+                name: "n".into(),
+                generation: CommitId::NONE,
+            })
         };
         let keys: Vec<_> = [i64::MIN, -1, 0, 1, 1 << 40, i64::MAX - 1].map(at).to_vec();
         assert!(keys.is_sorted());
@@ -343,7 +352,10 @@ mod tests {
 
     #[test]
     fn request_keys_sort_by_the_time_in_their_id() {
-        let key = RequestKey { id: uuid::Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0000), principal: "w".into() };
+        let key = RequestKey {
+            id: uuid::Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0000),
+            principal: "w".into(),
+        };
         let stored = request(&key);
         assert_eq!(request_time(&stored), 0x0192_0000_0000);
         assert!(stored >= request_from(0x0192_0000_0000) && stored < request_from(0x0192_0000_0001));

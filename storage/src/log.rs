@@ -144,7 +144,8 @@ impl LogStore {
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, StorageError> {
         let hard_state = match engine.get(Cf::Meta, keys::HARD_STATE)? {
             Some(bytes) => {
-                let (_version, payload) = codec::unframe_own("hard state", &bytes, kind::HARD_STATE, VERSION)?;
+                let (_version, payload) =
+                    codec::unframe_own("hard state", &bytes, kind::HARD_STATE, VERSION)?;
                 let HardStateV1(term, vote, commit) = codec::decode("hard state", payload)?;
                 HardState { term, vote, commit }
             }
@@ -152,7 +153,8 @@ impl LogStore {
         };
         let truncated = match engine.get(Cf::Meta, keys::TRUNCATED)? {
             Some(bytes) => {
-                let (_version, payload) = codec::unframe_own("truncated mark", &bytes, kind::TRUNCATED, VERSION)?;
+                let (_version, payload) =
+                    codec::unframe_own("truncated mark", &bytes, kind::TRUNCATED, VERSION)?;
                 let TruncatedV1(index, term) = codec::decode("truncated mark", payload)?;
                 (index, term)
             }
@@ -305,7 +307,10 @@ impl LogStore {
             (inner.last, inner.truncated.0)
         };
         if first.index > last + 1 || first.index <= truncated {
-            return Err(corrupt("log", format!("entry {} does not follow ({truncated}, {last}]", first.index)));
+            return Err(corrupt(
+                "log",
+                format!("entry {} does not follow ({truncated}, {last}]", first.index),
+            ));
         }
         let cut_from = (first.index <= last).then_some(first.index);
         if let Some(index) = cut_from {
@@ -382,7 +387,11 @@ fn tail(engine: &dyn Read) -> Result<Vec<LogEntry>, StorageError> {
             }
             Err(error) => failed = Some(error),
         }
-        if failed.is_some() || bytes > OPEN_CHECK_BYTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if failed.is_some() || bytes > OPEN_CHECK_BYTES {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })?;
     entries.reverse();
     failed.map_or(Ok(entries), Err)

@@ -79,7 +79,10 @@ impl MemoryEngine {
         let live = std::array::from_fn(|cf| {
             durable[cf].iter().map(|(key, value)| (key.clone(), vec![(0, Some(value.clone()))])).collect()
         });
-        Self(Arc::new(Shared { inner: RwLock::new(Inner { live, durable, ..Inner::default() }), ..Shared::default() }))
+        Self(Arc::new(Shared {
+            inner: RwLock::new(Inner { live, durable, ..Inner::default() }),
+            ..Shared::default()
+        }))
     }
 
     /// Keys in a family, for tests and figures.
@@ -230,8 +233,10 @@ impl Engine for MemoryEngine {
                 }
                 Op::DeleteRange(cf, from, to) => {
                     let Some(range) = bounds(from, to) else { continue };
-                    let keys: Vec<Bytes> =
-                        inner.live[*cf as usize].range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
+                    let keys: Vec<Bytes> = inner.live[*cf as usize]
+                        .range::<[u8], _>(range)
+                        .map(|(key, _)| key.clone())
+                        .collect();
                     for key in keys {
                         inner.set(*cf, key, None, floor);
                     }
@@ -259,7 +264,11 @@ impl Engine for MemoryEngine {
 
     fn stats(&self) -> Vec<(&'static str, u64)> {
         let inner = self.0.inner.read();
-        vec![("memory_writes", inner.writes), ("memory_syncs", inner.syncs), ("memory_unsynced", inner.unsynced.len() as u64)]
+        vec![
+            ("memory_writes", inner.writes),
+            ("memory_syncs", inner.syncs),
+            ("memory_unsynced", inner.unsynced.len() as u64),
+        ]
     }
 }
 

@@ -1,1 +1,351 @@
-//! placeholder
+//! The engine over RocksDB.
+//!
+//! One database, one write-ahead log, eight column families. What the contract of [`crate::engine`] rests on:
+//!
+//! - *Prefix of the write order.* Recovery is point-in-time: replay stops at the first record that is torn or
+//!   rotten. Families are flushed apart (no atomic flush): with several families RocksDB syncs every closed log
+//!   file before it installs a flushed table, so no table is ahead of the log that recovery replays; and it refuses
+//!   to open if one is. Nothing is written without the log, no files are ingested, none deleted in ranges.
+//! - *A synced write.* The batch is written unsynced and the log is synced then, instead of one synced write: the
+//!   sync runs outside RocksDB's write queue, so that the apply thread writes on while the raft thread waits for
+//!   the disk. The log synced holds the batch, for it was appended before.
+//! - *Any error is final.* Errors are passed up; nothing here retries.
+
+use crate::{
+    engine::{Batch, BatchOp, Cf, Engine, Read, Sync, Visit},
+    error::StorageError,
+};
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    Options, ReadOptions, Snapshot, WriteBatch, WriteOptions, properties,
+};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+const MIB: usize = 1024 * 1024;
+/// Bloom filter bits per key: about 1 % false finds, so that a new entity or request costs no read.
+const BLOOM_BITS: f64 = 10.0;
+/// Written back to the device in steps of this size, so that a finished table does not hold up a log's sync.
+const BYTES_PER_SYNC: u64 = MIB as u64;
+/// RocksDB's own log files kept, and their size.
+const INFO_LOGS: usize = 4;
+const INFO_LOG_BYTES: usize = 8 * MIB;
+
+/// Bounds of a database's use of memory and disk. The defaults suit three nodes on one small machine.
+#[derive(Debug, Clone)]
+pub struct RocksOptions {
+    /// Blocks, indexes and filters of all families together.
+    pub block_cache_bytes: usize,
+    /// Memory tables of all families together.
+    pub write_buffer_bytes: usize,
+    /// The write-ahead log; beyond it the family that holds it up is flushed. Bounds the time of a start too.
+    pub max_total_wal_bytes: u64,
+    /// Flushes and compactions at a time.
+    pub background_jobs: i32,
+    pub max_open_files: i32,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: 64 * MIB,
+            write_buffer_bytes: 128 * MIB,
+            max_total_wal_bytes: 256 * MIB as u64,
+            background_jobs: 2,
+            max_open_files: 512,
+        }
+    }
+}
+
+/// A memory table's size by family: what takes a kilobyte a commit gets more. Two tables at most are kept, one
+/// being written and one being flushed; the sum over all is bounded by [`RocksOptions::write_buffer_bytes`].
+fn write_buffer(cf: Cf) -> usize {
+    match cf {
+        Cf::Log | Cf::Journal => 32 * MIB,
+        Cf::Entity | Cf::Row | Cf::Request => 16 * MIB,
+        Cf::Outbox | Cf::Timer => 8 * MIB,
+        Cf::Meta => 2 * MIB,
+    }
+}
+
+fn family_options(cf: Cf, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_block_size(16 * 1024);
+    table.set_format_version(6);
+    if matches!(cf, Cf::Entity | Cf::Request | Cf::Row | Cf::Outbox | Cf::Timer) {
+        table.set_bloom_filter(BLOOM_BITS, false);
+        table.set_whole_key_filtering(true);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(write_buffer(cf));
+    options.set_max_write_buffer_number(3);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_bottommost_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    if matches!(cf, Cf::Outbox | Cf::Timer) {
+        // Queue-like: rows come and go. Tables with many deletions are compacted early, or scans wade through them.
+        options.add_compact_on_deletion_collector_factory(4096, 2048, 0.3);
+    }
+    options
+}
+
+fn database_options(options: &RocksOptions) -> Options {
+    let mut db = Options::default();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_paranoid_checks(true);
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // A log file that was synced and is gone or shorter now is noticed at start.
+    db.set_track_and_verify_wals_in_manifest(true);
+    db.set_max_total_wal_size(options.max_total_wal_bytes);
+    db.set_db_write_buffer_size(options.write_buffer_bytes);
+    db.set_max_background_jobs(options.background_jobs);
+    db.set_max_subcompactions(1);
+    db.set_max_open_files(options.max_open_files);
+    db.set_bytes_per_sync(BYTES_PER_SYNC);
+    db.set_keep_log_file_num(INFO_LOGS);
+    db.set_max_log_file_size(INFO_LOG_BYTES);
+    db.set_skip_stats_update_on_db_open(true);
+    db
+}
+
+fn engine_error(error: rocksdb::Error) -> StorageError {
+    StorageError::Engine(error.into_string())
+}
+
+struct Shared {
+    db: DB,
+    cache: Cache,
+    unsynced: WriteOptions,
+    path: PathBuf,
+    writes: AtomicU64,
+    syncs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Shared {
+    /// Families were all opened or `open` had failed; none is ever dropped.
+    fn family(&self, cf: Cf) -> &ColumnFamily {
+        self.db.cf_handle(cf.name()).expect("every family is opened with the database")
+    }
+}
+
+/// A RocksDB database; clones share it. It is closed when the last clone and view are gone.
+#[derive(Clone)]
+pub struct RocksEngine(Arc<Shared>);
+
+impl RocksEngine {
+    /// Opens the database in `path`, making it if there is none.
+    pub fn open(path: impl AsRef<Path>, options: &RocksOptions) -> Result<Self, StorageError> {
+        let path = path.as_ref();
+        let io = |at: &Path| {
+            let path = at.to_owned();
+            move |source| StorageError::Io { path, source }
+        };
+        std::fs::create_dir_all(path).map_err(io(path))?;
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))?;
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let families =
+            Cf::ALL.into_iter().map(|cf| ColumnFamilyDescriptor::new(cf.name(), family_options(cf, &cache)));
+        // RocksDB insists on a family called "default"; it stays empty.
+        let families = families.chain([ColumnFamilyDescriptor::new("default", Options::default())]);
+        let db = DB::open_cf_descriptors(&database_options(options), path, families).map_err(engine_error)?;
+        let mut unsynced = WriteOptions::default();
+        unsynced.set_sync(false);
+        Ok(Self(Arc::new(Shared {
+            db,
+            cache,
+            unsynced,
+            path: path.to_owned(),
+            writes: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Writes every memory table out; for tests and before a planned stop (a start then replays no log).
+    pub fn flush(&self) -> Result<(), StorageError> {
+        Cf::ALL.into_iter().try_for_each(|cf| self.0.db.flush_cf(self.0.family(cf)).map_err(engine_error))
+    }
+}
+
+fn bounded(from: &[u8], to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+/// Walks an iterator that is already placed, one way or the other.
+fn walk<'a>(
+    mut iterator: rocksdb::DBRawIterator<'a>,
+    back: bool,
+    visit: Visit<'_>,
+) -> Result<(), StorageError> {
+    if back {
+        iterator.seek_to_last();
+    } else {
+        iterator.seek_to_first();
+    }
+    while let Some((key, value)) = iterator.item() {
+        if visit(key, value).is_break() {
+            return Ok(());
+        }
+        if back {
+            iterator.prev();
+        } else {
+            iterator.next();
+        }
+    }
+    iterator.status().map_err(engine_error)
+}
+
+impl Read for RocksEngine {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let found = self.0.db.get_cf(self.0.family(cf), key).map_err(engine_error)?;
+        Ok(found.map(Bytes::from))
+    }
+    fn scan(&self, cf: Cf, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
+        if from >= to {
+            return Ok(());
+        }
+        walk(self.0.db.raw_iterator_cf_opt(self.0.family(cf), bounded(from, to)), false, visit)
+    }
+    fn scan_back(&self, cf: Cf, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
+        if from >= to {
+            return Ok(());
+        }
+        walk(self.0.db.raw_iterator_cf_opt(self.0.family(cf), bounded(from, to)), true, visit)
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: Batch, sync: Sync) -> Result<(), StorageError> {
+        let families = Cf::ALL.map(|cf| self.0.family(cf));
+        let mut out = WriteBatch::with_capacity_bytes(batch.bytes + 16 * batch.ops.len() + 64);
+        for op in &batch.ops {
+            match op {
+                BatchOp::Put(cf, key, value) => out.put_cf(families[*cf as usize], key, value),
+                BatchOp::Delete(cf, key) => out.delete_cf(families[*cf as usize], key),
+                BatchOp::DeleteRange(cf, from, to) if from < to => {
+                    out.delete_range_cf(families[*cf as usize], from, to);
+                }
+                BatchOp::DeleteRange(..) => {}
+            }
+        }
+        self.0.bytes.fetch_add(out.size_in_bytes() as u64, Ordering::Relaxed);
+        self.0.writes.fetch_add(1, Ordering::Relaxed);
+        self.0.db.write_opt(out, &self.0.unsynced).map_err(engine_error)?;
+        if sync == Sync::Yes {
+            self.0.db.flush_wal(true).map_err(engine_error)?;
+            self.0.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn view(&self) -> Arc<dyn Read> {
+        Arc::new(RocksView::new(self.0.clone()))
+    }
+
+    fn stats(&self) -> Vec<(&'static str, u64)> {
+        let shared = &*self.0;
+        let mut out = vec![
+            ("rocksdb_writes", shared.writes.load(Ordering::Relaxed)),
+            ("rocksdb_syncs", shared.syncs.load(Ordering::Relaxed)),
+            ("rocksdb_written_bytes", shared.bytes.load(Ordering::Relaxed)),
+            ("rocksdb_block_cache_bytes", shared.cache.get_usage() as u64),
+        ];
+        let whole = [
+            ("rocksdb_write_stopped", properties::IS_WRITE_STOPPED),
+            ("rocksdb_delayed_write_rate", properties::ACTUAL_DELAYED_WRITE_RATE),
+            ("rocksdb_background_errors", properties::BACKGROUND_ERRORS),
+        ];
+        for (name, property) in whole {
+            out.push((name, shared.db.property_int_value(property).ok().flatten().unwrap_or(0)));
+        }
+        let (mut tables, mut pending) = (0, 0);
+        for cf in Cf::ALL {
+            let family = shared.family(cf);
+            let value =
+                |property| shared.db.property_int_value_cf(family, property).ok().flatten().unwrap_or(0);
+            tables += value(properties::CUR_SIZE_ALL_MEM_TABLES);
+            pending += value(properties::ESTIMATE_PENDING_COMPACTION_BYTES);
+            let l0 = shared.db.property_int_value_cf(family, properties::num_files_at_level(0));
+            out.push((l0_name(cf), l0.ok().flatten().unwrap_or(0)));
+        }
+        out.push(("rocksdb_memtable_bytes", tables));
+        out.push(("rocksdb_pending_compaction_bytes", pending));
+        out
+    }
+}
+
+fn l0_name(cf: Cf) -> &'static str {
+    match cf {
+        Cf::Log => "rocksdb_l0_files_log",
+        Cf::Entity => "rocksdb_l0_files_entity",
+        Cf::Row => "rocksdb_l0_files_row",
+        Cf::Journal => "rocksdb_l0_files_journal",
+        Cf::Outbox => "rocksdb_l0_files_outbox",
+        Cf::Timer => "rocksdb_l0_files_timer",
+        Cf::Request => "rocksdb_l0_files_request",
+        Cf::Meta => "rocksdb_l0_files_meta",
+    }
+}
+
+/// A snapshot that keeps its database open.
+///
+/// Invariant: `snapshot` borrows from `shared.db`, which stands at a fixed address behind the `Arc`; fields are
+/// dropped in order of declaration, the snapshot first.
+struct RocksView {
+    snapshot: Snapshot<'static>,
+    shared: Arc<Shared>,
+}
+
+impl RocksView {
+    #[expect(
+        unsafe_code,
+        reason = "the binding's snapshot borrows the database; owning both needs one lifetime cast"
+    )]
+    fn new(shared: Arc<Shared>) -> Self {
+        let snapshot: Snapshot<'_> = shared.db.snapshot();
+        // SAFETY: see the invariant above: the database outlives the snapshot, and the cast lifetime never leaves
+        // this struct, whose field is private and never moved out.
+        let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
+        Self { snapshot, shared }
+    }
+}
+
+impl Read for RocksView {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let found = self.snapshot.get_cf(self.shared.family(cf), key).map_err(engine_error)?;
+        Ok(found.map(Bytes::from))
+    }
+    fn scan(&self, cf: Cf, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
+        if from >= to {
+            return Ok(());
+        }
+        walk(self.snapshot.raw_iterator_cf_opt(self.shared.family(cf), bounded(from, to)), false, visit)
+    }
+    fn scan_back(&self, cf: Cf, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), StorageError> {
+        if from >= to {
+            return Ok(());
+        }
+        walk(self.snapshot.raw_iterator_cf_opt(self.shared.family(cf), bounded(from, to)), true, visit)
+    }
+}

@@ -20,7 +20,11 @@ fn frame_own<T: Serialize>(kind: u16, value: &T) -> Result<Vec<u8>, StorageError
     codec::frame_own(kind, VERSION, value)
 }
 
-fn payload<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8], kind: u16) -> Result<T, StorageError> {
+fn payload<'a, T: Deserialize<'a>>(
+    what: &'static str,
+    bytes: &'a [u8],
+    kind: u16,
+) -> Result<T, StorageError> {
     let (_version, payload) = codec::unframe_own(what, bytes, kind, VERSION)?;
     codec::decode(what, payload)
 }
@@ -164,9 +168,10 @@ pub(crate) fn message(message: &Message) -> Result<Vec<u8>, StorageError> {
         kind::MESSAGE,
         &MessageRowV1 {
             hops: message.hops,
-            answers: message.answers.as_ref().map(|k| {
-                (k.target.as_str(), k.source.as_str(), k.commit.term, k.commit.counter, k.place)
-            }),
+            answers: message
+                .answers
+                .as_ref()
+                .map(|k| (k.target.as_str(), k.source.as_str(), k.commit.term, k.commit.counter, k.place)),
             kind: message.record.tag.kind,
             version: message.record.tag.version,
             body: Raw::new(&message.record.body),
@@ -204,7 +209,10 @@ pub(crate) fn dead_letter(reason: &str, time_ms: i64, row: &[u8]) -> Result<Vec<
     frame_own(kind::DEAD_LETTER, &DeadLetterV1 { reason, time_ms, message: Raw::new(row) })
 }
 
-pub(crate) fn parse_dead_letter(key: MessageKey, bytes: &Bytes) -> Result<(Message, String, i64), StorageError> {
+pub(crate) fn parse_dead_letter(
+    key: MessageKey,
+    bytes: &Bytes,
+) -> Result<(Message, String, i64), StorageError> {
     let v1: DeadLetterV1<'_> = payload("dead letter", bytes, kind::DEAD_LETTER)?;
     Ok((parse_message(key, &bytes.slice_ref(v1.message))?, v1.reason.to_owned(), v1.time_ms))
 }

@@ -10,8 +10,9 @@
 use crate::{
     codec::{self, corrupt, kind},
     commit::{
-        Body, COMMIT_BYTES_MAX, Commit, CommitId, EntityKey, MemberRecord, Message, MessageKey, Origin, PartChange,
-        Record, RecordTag, RememberedReply, RequestKey, RequestRef, RowChange, SystemOp, TimerChange, TimerKey, Value,
+        Body, COMMIT_BYTES_MAX, Commit, CommitId, EntityKey, MemberRecord, Message, MessageKey, Origin,
+        PartChange, Record, RecordTag, RememberedReply, RequestKey, RequestRef, RowChange, SystemOp,
+        TimerChange, TimerKey, Value,
     },
     error::StorageError,
 };
@@ -82,7 +83,10 @@ impl<'a> From<&'a Record> for RecordV1<'a> {
 
 impl RecordV1<'_> {
     fn owned(&self, within: &Bytes) -> Record {
-        Record { tag: RecordTag { kind: self.kind, version: self.version }, body: within.slice_ref(self.body) }
+        Record {
+            tag: RecordTag { kind: self.kind, version: self.version },
+            body: within.slice_ref(self.body),
+        }
     }
 }
 
@@ -104,7 +108,9 @@ impl<'a> From<&'a Value> for ValueV1<'a> {
     fn from(value: &'a Value) -> Self {
         let body = match &value.body {
             Body::Inline(bytes) => BodyV1::Inline(Raw::new(bytes)),
-            Body::OfEvent { event, start, len } => BodyV1::OfEvent { event: *event, start: *start, len: *len },
+            Body::OfEvent { event, start, len } => {
+                BodyV1::OfEvent { event: *event, start: *start, len: *len }
+            }
         };
         Self { kind: value.tag.kind, version: value.tag.version, body }
     }
@@ -224,13 +230,30 @@ struct MemberV1<'a> {
 
 #[derive(Serialize, Deserialize)]
 enum SystemV1<'a> {
-    Found { cluster: [u8; 16], #[serde(borrow)] members: Vec<MemberV1<'a>> },
-    Quarantine { entity: &'a str, reason: &'a str },
-    Release { entity: &'a str },
-    PurgeRequests { before_ms: i64 },
-    BuryMessage { #[serde(borrow)] message: MessageKeyV1<'a>, reason: &'a str },
+    Found {
+        cluster: [u8; 16],
+        #[serde(borrow)]
+        members: Vec<MemberV1<'a>>,
+    },
+    Quarantine {
+        entity: &'a str,
+        reason: &'a str,
+    },
+    Release {
+        entity: &'a str,
+    },
+    PurgeRequests {
+        before_ms: i64,
+    },
+    BuryMessage {
+        #[serde(borrow)]
+        message: MessageKeyV1<'a>,
+        reason: &'a str,
+    },
     Marker,
-    Level { level: u32 },
+    Level {
+        level: u32,
+    },
     Time,
 }
 
@@ -248,21 +271,23 @@ fn request_v1<'a>(request: &'a RequestRef, origin: Option<&Origin>) -> RequestV1
 }
 
 fn request_owned(request: &RequestV1<'_>, principal: Option<&str>) -> Result<RequestRef, StorageError> {
-    let principal = request.principal.or(principal).ok_or_else(|| corrupt("commit", "a request without principal"))?;
+    let principal =
+        request.principal.or(principal).ok_or_else(|| corrupt("commit", "a request without principal"))?;
     let key = RequestKey { id: Uuid::from_bytes(request.id), principal: principal.to_owned() };
     Ok(RequestRef { key, hash: request.hash })
 }
 
 fn system_v1(op: &SystemOp) -> SystemV1<'_> {
     match op {
-        SystemOp::Found { cluster, members } => SystemV1::Found {
-            cluster: *cluster.as_bytes(),
-            members: members.iter().map(member_v1).collect(),
-        },
+        SystemOp::Found { cluster, members } => {
+            SystemV1::Found { cluster: *cluster.as_bytes(), members: members.iter().map(member_v1).collect() }
+        }
         SystemOp::Quarantine { entity, reason } => SystemV1::Quarantine { entity: entity.as_str(), reason },
         SystemOp::Release { entity } => SystemV1::Release { entity: entity.as_str() },
         SystemOp::PurgeRequests { before_ms } => SystemV1::PurgeRequests { before_ms: *before_ms },
-        SystemOp::BuryMessage { message, reason } => SystemV1::BuryMessage { message: message.into(), reason },
+        SystemOp::BuryMessage { message, reason } => {
+            SystemV1::BuryMessage { message: message.into(), reason }
+        }
         SystemOp::Marker => SystemV1::Marker,
         SystemOp::Level { level } => SystemV1::Level { level: *level },
         SystemOp::Time => SystemV1::Time,
@@ -330,7 +355,11 @@ pub(crate) fn encode_commit(commit: &Commit) -> Result<Bytes, StorageError> {
             request: o.request.as_ref().map(|r| request_v1(r, origin)),
         }),
         root: commit.root.as_ref().map(Into::into),
-        parts: commit.parts.iter().map(|p| PartV1(Raw::new(&p.part), p.value.as_ref().map(Into::into))).collect(),
+        parts: commit
+            .parts
+            .iter()
+            .map(|p| PartV1(Raw::new(&p.part), p.value.as_ref().map(Into::into)))
+            .collect(),
         rows: commit
             .rows
             .iter()
@@ -414,8 +443,9 @@ pub(crate) fn decode_commit(data: &Bytes) -> Result<Decoded, StorageError> {
         return Err(corrupt("commit", format!("{} bytes", data.len())));
     }
     let (_version, payload) = codec::unframe_own("commit", data, kind::COMMIT, COMMIT_VERSION)?;
-    let (length, body) =
-        payload.split_first_chunk::<4>().ok_or_else(|| corrupt("commit", "no length of its first section"))?;
+    let (length, body) = payload
+        .split_first_chunk::<4>()
+        .ok_or_else(|| corrupt("commit", "no length of its first section"))?;
     let rest_length = u32::from_be_bytes(*length) as usize;
     let (rest, _) = body
         .split_at_checked(rest_length)
@@ -444,7 +474,12 @@ fn commit_from_v1(rest: RestV1<'_>, events: Vec<Record>, data: &Bytes) -> Result
         .iter()
         .map(|m| {
             Ok(Message {
-                key: MessageKey { target: entity(m.target)?, source: key.clone(), commit: id, place: m.place },
+                key: MessageKey {
+                    target: entity(m.target)?,
+                    source: key.clone(),
+                    commit: id,
+                    place: m.place,
+                },
                 hops: m.hops,
                 answers: m.answers.as_ref().map(MessageKeyV1::owned).transpose()?,
                 record: m.record.owned(data),

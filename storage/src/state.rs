@@ -209,7 +209,11 @@ impl StateStore {
             conf_state: self.mark.conf_state.clone(),
             commit: commit.max(at.index).max(self.mark.commit),
         };
-        batch.put(Cf::Meta, keys::MARK.to_vec(), rows::mark(&MarkV1(at.index, at.term, at.chain, at.time_ms))?);
+        batch.put(
+            Cf::Meta,
+            keys::MARK.to_vec(),
+            rows::mark(&MarkV1(at.index, at.term, at.chain, at.time_ms))?,
+        );
         if configuration {
             self.held = Some(batch);
             self.mark = mark;

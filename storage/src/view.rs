@@ -42,9 +42,13 @@ impl StateView {
             }
         })?;
         match root {
-            Some((head, root)) => {
-                Ok(Some(StoredEntity { key: key.clone(), head: head.id, head_index: head.index, root, parts }))
-            }
+            Some((head, root)) => Ok(Some(StoredEntity {
+                key: key.clone(),
+                head: head.id,
+                head_index: head.index,
+                root,
+                parts,
+            })),
             None if parts.is_empty() => Ok(None),
             None => Err(corrupt("entity", format!("{key} has parts and no root"))),
         }
@@ -56,7 +60,10 @@ impl StateView {
 
     /// Reason of an entity's quarantine.
     pub fn quarantined(&self, key: &EntityKey) -> Result<Option<String>, StorageError> {
-        self.read.get(Cf::Meta, &keys::quarantine(key))?.map(|bytes| rows::parse_quarantine(&bytes)).transpose()
+        self.read
+            .get(Cf::Meta, &keys::quarantine(key))?
+            .map(|bytes| rows::parse_quarantine(&bytes))
+            .transpose()
     }
 
     pub fn quarantines(&self, limit: usize) -> Result<Vec<(EntityKey, String)>, StorageError> {
@@ -91,7 +98,12 @@ impl StateView {
     }
 
     /// The value of one row: `Some(None)` when it is key-only.
-    pub fn row(&self, table: u16, key: &[u8], entity: &EntityKey) -> Result<Option<Option<Record>>, StorageError> {
+    pub fn row(
+        &self,
+        table: u16,
+        key: &[u8],
+        entity: &EntityKey,
+    ) -> Result<Option<Option<Record>>, StorageError> {
         match self.read.get(Cf::Row, &keys::row(table, key, entity))? {
             Some(bytes) if bytes.is_empty() => Ok(Some(None)),
             Some(bytes) => Ok(Some(Some(codec::unframe(&bytes)?))),
@@ -100,10 +112,16 @@ impl StateView {
     }
 
     /// Journal rows of one entity with index > `after`, oldest first.
-    pub fn history(&self, key: &EntityKey, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
+    pub fn history(
+        &self,
+        key: &EntityKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StorageError> {
         let from = keys::journal_of_entity(key, after.saturating_add(1));
         let to = keys::journal_of_entity(key, u64::MAX);
-        let indexes = self.collect(Cf::Journal, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
+        let indexes =
+            self.collect(Cf::Journal, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
         indexes
             .into_iter()
             .map(|index| match self.read.get(Cf::Journal, &keys::journal(index))? {
@@ -186,7 +204,8 @@ impl StateView {
 
     /// Digest of one column family's replicated rows.
     pub fn digest_of(&self, cf: Cf) -> Result<[u8; 32], StorageError> {
-        let (from, to): (&[u8], &[u8]) = if cf == Cf::Meta { keys::META_REPLICATED } else { (&[], keys::END) };
+        let (from, to): (&[u8], &[u8]) =
+            if cf == Cf::Meta { keys::META_REPLICATED } else { (&[], keys::END) };
         let mut hash = Sha256::new();
         self.read.scan(cf, from, to, &mut |key, value| {
             for bytes in [key, value] {

@@ -1,0 +1,238 @@
+//! RocksDB keeps the engine's contract: the same rows as the in-memory engine, and after a power cut a prefix of
+//! the write order.
+#![cfg(feature = "rocksdb")]
+
+mod common;
+
+use common::{apply_all, choices, genesis, make_log, open};
+use okno_storage::{
+    engine::{Batch, Cf, Engine, Read, Sync},
+    error::StorageError,
+    log::{HardState, LogEntry, LogStore},
+    memory::MemoryEngine,
+    rocks::{RocksEngine, RocksOptions},
+    state::StateStore,
+};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
+
+fn rocks(path: &Path) -> RocksEngine {
+    RocksEngine::open(path, &RocksOptions::default()).expect("opens")
+}
+
+fn digest(state: &StateStore) -> [u8; 32] {
+    state.reader().view().digest().expect("reads")
+}
+
+/// The same log every time.
+fn a_log(length: usize) -> Vec<LogEntry> {
+    let choices = choices(2).new_tree(&mut TestRunner::deterministic()).expect("makes");
+    let first = choices.current();
+    let mut runner = TestRunner::deterministic();
+    let mut all = first;
+    while all.len() < length {
+        all.extend(common::choices(80).new_tree(&mut runner).expect("makes").current());
+    }
+    make_log(&all[..length]).0
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_engines_come_to_the_same_rows(choices in choices(120), batch in 1usize..30, reopen in any::<bool>()) {
+        let (log, ..) = make_log(&choices);
+        let mut expected = open(&MemoryEngine::new());
+        apply_all(&mut expected, &log);
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut state = open(&rocks(dir.path()));
+        for (n, entries) in log.chunks(batch).enumerate() {
+            if reopen && n % 3 == 2 {
+                drop(state);
+                state = open(&rocks(dir.path()));
+            }
+            apply_all(&mut state, entries);
+        }
+        prop_assert_eq!(state.mark(), expected.mark());
+        prop_assert_eq!(digest(&state), digest(&expected));
+    }
+}
+
+/// Random batches of puts, deletes and range deletes, read back by get, scan and scan_back, live and from views.
+#[test]
+fn reads_agree_with_the_memory_engine() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (rocks, memory) = (rocks(dir.path()), MemoryEngine::new());
+    let ops = proptest::collection::vec((0u8..8, 0u8..10, any::<[u8; 2]>(), any::<[u8; 2]>()), 1..40);
+    let mut runner = TestRunner::deterministic();
+    let mut views = Vec::new();
+    for round in 0..120u8 {
+        let ops = ops.new_tree(&mut runner).expect("makes").current();
+        let mut batch = Batch::default();
+        for (cf, what, a, b) in ops {
+            let cf = Cf::ALL[usize::from(cf)];
+            match what {
+                0..7 => batch.put(cf, a.to_vec(), b.to_vec()),
+                7..9 => batch.delete(cf, a.to_vec()),
+                _ => batch.delete_range(cf, a.min(b).to_vec(), a.max(b).to_vec()),
+            }
+        }
+        let sync = if round % 10 == 0 { Sync::Yes } else { Sync::No };
+        rocks.write(batch.clone(), sync).expect("writes");
+        memory.write(batch, sync).expect("writes");
+        if round % 7 == 0 {
+            views.push((rocks.view(), memory.view()));
+        }
+        if round == 60 {
+            rocks.flush().expect("writes");
+        }
+    }
+    views.push((Arc::new(rocks), Arc::new(memory)));
+    let read = |read: &dyn Read, cf, from: &[u8], to: &[u8], back: bool| {
+        let mut out = Vec::new();
+        let mut keep = |key: &[u8], value: &[u8]| {
+            out.push((key.to_vec(), value.to_vec()));
+            if out.len() == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        if back { read.scan_back(cf, from, to, &mut keep) } else { read.scan(cf, from, to, &mut keep) }
+            .expect("reads");
+        out
+    };
+    for (rocks, memory) in &views {
+        for cf in Cf::ALL {
+            for (from, to) in [(0u8, 255u8), (10, 20), (20, 10), (77, 78), (5, 5)] {
+                for back in [false, true] {
+                    let (from, to) = ([from], [to, 9]);
+                    assert_eq!(read(&**rocks, cf, &from, &to, back), read(&**memory, cf, &from, &to, back));
+                }
+            }
+            for a in 0..=255u8 {
+                assert_eq!(rocks.get(cf, &[a, 7]).expect("reads"), memory.get(cf, &[a, 7]).expect("reads"));
+            }
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("can make");
+    for file in fs::read_dir(from).expect("reads") {
+        let file = file.expect("reads");
+        if file.file_name() != "LOCK" {
+            fs::copy(file.path(), to.join(file.file_name())).expect("copies");
+        }
+    }
+}
+
+/// The newest write-ahead log file and its length.
+fn newest_wal(dir: &Path) -> (std::path::PathBuf, u64) {
+    let wals = fs::read_dir(dir).expect("reads").map(|f| f.expect("reads").path());
+    let wal = wals.filter(|p| p.extension().is_some_and(|e| e == "log")).max().expect("there is one");
+    let length = fs::metadata(&wal).expect("reads").len();
+    (wal, length)
+}
+
+/// Power cuts: the log file ends anywhere. Log and applied state are a prefix of what was written, the state never
+/// ahead of the log, with or without tables flushed before.
+#[test]
+fn a_cut_write_ahead_log_leaves_a_prefix() {
+    let log = a_log(240);
+    // Marks of every index, to compare with.
+    let mut reference = open(&MemoryEngine::new());
+    let mut chains = vec![genesis().chain];
+    for entry in &log {
+        apply_all(&mut reference, std::slice::from_ref(entry));
+        chains.push(reference.mark().chain);
+    }
+    for flush_at in [None, Some(10)] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let live = dir.path().join("live");
+        let engine = rocks(&live);
+        let store = LogStore::open(Arc::new(engine.clone())).expect("opens");
+        let mut state = open(&engine);
+        let mut synced = 0;
+        for (n, entries) in log.chunks(7).enumerate() {
+            let hard_state = HardState { term: entries[0].term, vote: 1, commit: entries[0].index };
+            store.persist(entries.to_vec(), Some(hard_state), true).expect("writes");
+            synced = store.last_index();
+            apply_all(&mut state, entries);
+            if flush_at == Some(n) {
+                engine.flush().expect("writes");
+            }
+        }
+        let crash = dir.path().join("crash");
+        copy(&live, &crash);
+        let (_, length) = newest_wal(&crash);
+        let mut seen = Vec::new();
+        for keep in (0..=20).map(|n| length * n / 20) {
+            let at = dir.path().join(format!("cut-{keep}"));
+            copy(&crash, &at);
+            let (wal, _) = newest_wal(&at);
+            fs::OpenOptions::new().write(true).open(&wal).and_then(|f| f.set_len(keep)).expect("cuts");
+            let engine = rocks(&at);
+            let store = LogStore::open(Arc::new(engine.clone())).expect("opens");
+            let mut state = open(&engine);
+            let mark = state.mark().clone();
+            assert!(mark.index <= store.last_index(), "applied {} of {}", mark.index, store.last_index());
+            assert!(mark.index == 0 || mark.chain == chains[usize::try_from(mark.index).expect("small")]);
+            assert!(keep < length || store.last_index() == synced, "nothing synced is lost");
+            seen.push(store.last_index());
+            // What is left goes on to the same end.
+            let rest = &log[usize::try_from(mark.index).expect("small")..];
+            apply_all(&mut state, rest);
+            assert_eq!(digest(&state), digest(&reference));
+        }
+        assert!(seen.is_sorted() && seen[0] < seen[20], "cuts were noticed: {seen:?}");
+    }
+}
+
+/// Rot inside a log file: replay stops there (and `identity` tells that synced entries are missing), or refuses.
+#[test]
+fn a_rotten_write_ahead_log_never_gives_wrong_rows() {
+    let log = a_log(100);
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let live = dir.path().join("live");
+    let engine = rocks(&live);
+    let store = LogStore::open(Arc::new(engine.clone())).expect("opens");
+    store.persist(log.clone(), None, true).expect("writes");
+    let crash = dir.path().join("crash");
+    copy(&live, &crash);
+    let (_, length) = newest_wal(&crash);
+    for part in 1..10 {
+        let at = dir.path().join(format!("rot-{part}"));
+        copy(&crash, &at);
+        let (wal, _) = newest_wal(&at);
+        let mut bytes = fs::read(&wal).expect("reads");
+        let place = usize::try_from(length * part / 10).expect("small");
+        bytes[place] ^= 0x40;
+        fs::write(&wal, bytes).expect("writes");
+        match RocksEngine::open(&at, &RocksOptions::default()) {
+            Err(StorageError::Engine(_)) => {}
+            Err(other) => panic!("{other}"),
+            Ok(engine) => {
+                let found = LogStore::open(Arc::new(engine)).expect("opens");
+                let entries = found.entries(1, u64::MAX, usize::MAX).expect("reads");
+                assert_eq!(entries, log[..entries.len()]);
+                assert!(entries.len() < log.len(), "the batch with the rot is gone");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_is_opened_once_and_views_keep_it_open() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let engine = rocks(dir.path());
+    assert!(matches!(RocksEngine::open(dir.path(), &RocksOptions::default()), Err(StorageError::Engine(_))));
+    let mut batch = Batch::default();
+    batch.put(Cf::Meta, b"k".to_vec(), b"v".to_vec());
+    engine.write(batch, Sync::Yes).expect("writes");
+    let view = engine.view();
+    drop(engine);
+    assert_eq!(view.get(Cf::Meta, b"k").expect("reads").as_deref(), Some(&b"v"[..]));
+    drop(view);
+    let again = rocks(dir.path());
+    let stats = again.stats();
+    let stat = |name| stats.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
+    assert_eq!(stat("rocksdb_write_stopped"), Some(0));
+    assert!(stat("rocksdb_l0_files_log").is_some() && stat("rocksdb_memtable_bytes").is_some());
+}
