@@ -96,6 +96,8 @@ impl World {
                 apply_held: false,
             };
             self.nodes.insert(id, node);
+        }
+        for id in 1..=count {
             self.start(id);
         }
     }
@@ -441,9 +443,10 @@ impl Runner for World {
             "second-vote" => {
                 let (node, vote) = (id()?, id()?);
                 let n = self.nodes.get_mut(&node).ok_or("no such node")?;
-                let mut hard_state = n.log.hard_state()?;
+                let log = LogStore::open(std::sync::Arc::new(n.engine.clone()))?;
+                let mut hard_state = log.hard_state()?;
                 hard_state.vote = vote;
-                n.log.persist(Vec::new(), Some(hard_state), true)?;
+                log.persist(Vec::new(), Some(hard_state), true)?;
             }
             // inject TO from=N kind=… [term=…] [index=…] [commit=…] [entry=…]
             "inject" => {

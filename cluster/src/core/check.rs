@@ -53,6 +53,10 @@ pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
     if m.term > u64::MAX / 2 || m.index > u64::MAX / 2 || m.commit > u64::MAX / 2 {
         return Drop("number out of range");
     }
+    // raft-rs takes a message without a term for one of its own and skips its checks; only reads travel so.
+    if m.term == 0 && kind != MessageType::MsgReadIndex {
+        return Drop("without a term");
+    }
     match kind {
         MessageType::MsgAppend => {
             if facts.backlog {
@@ -108,12 +112,7 @@ pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
         | MessageType::MsgRequestPreVote
         | MessageType::MsgRequestPreVoteResponse
         | MessageType::MsgHeartbeatResponse
-        | MessageType::MsgTimeoutNow => {
-            if m.term == 0 {
-                return Drop("without a term");
-            }
-            Step
-        }
+        | MessageType::MsgTimeoutNow => Step,
         // Proposals are never forwarded by raft (trap 3), transfers are asked of the leader by its own operator,
         // snapshots travel as files; the rest are local.
         MessageType::MsgPropose

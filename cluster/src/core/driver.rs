@@ -477,8 +477,10 @@ impl Driver {
             fx.role = Some(role);
         }
         self.observe_transfer(fx);
-        if let Some((term, _)) = self.leading
+        // Only once everything of earlier terms has applied: the founding commit may be among it.
+        if let Some((term, first)) = self.leading
             && !self.founded
+            && self.applied >= first
             && self.found_asked < term
         {
             self.found_asked = term;
