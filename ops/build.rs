@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // target/<profile>/build/<package>/out: cargo's own PROFILE tells only release from debug.
-    let profile = out.ancestors().nth(3).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or("unknown");
+    let profile =
+        out.ancestors().nth(3).and_then(Path::file_name).and_then(|n| n.to_str()).unwrap_or("unknown");
     println!("cargo:rustc-env=OKNO_PROFILE={profile}");
 
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("catalogue");

@@ -6,7 +6,10 @@ include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 
 /// The shipped files as a load carries them.
 pub fn catalogue_files() -> Vec<CatalogueFile> {
-    FILES.iter().map(|(path, text)| CatalogueFile { path: (*path).to_owned(), text: (*text).to_owned() }).collect()
+    FILES
+        .iter()
+        .map(|(path, text)| CatalogueFile { path: (*path).to_owned(), text: (*text).to_owned() })
+        .collect()
 }
 
 #[cfg(test)]
@@ -16,7 +19,8 @@ mod tests {
     #[test]
     fn services_and_calendars_are_embedded() {
         for (folder, least) in [("services/", 12), ("calendars/", 3)] {
-            let found = FILES.iter().filter(|(path, text)| path.starts_with(folder) && !text.is_empty()).count();
+            let found =
+                FILES.iter().filter(|(path, text)| path.starts_with(folder) && !text.is_empty()).count();
             assert!(found >= least, "{folder}: {found} files");
         }
         let bytes: usize = FILES.iter().map(|(_, text)| text.len()).sum();

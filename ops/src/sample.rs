@@ -33,7 +33,8 @@ pub fn applicant(n: u32) -> Applicant {
 /// A СНИЛС above 001-001-998 with its check digits.
 fn snils(n: u32) -> String {
     let digits = format!("{:09}", 100_000_000 + n);
-    let sum: u32 = digits.bytes().zip((1..=9).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
+    let sum: u32 =
+        digits.bytes().zip((1..=9).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
     let check = sum % 101 % 100;
     format!("{}-{}-{} {check:02}", &digits[..3], &digits[3..6], &digits[6..])
 }

@@ -76,13 +76,19 @@ impl Link {
         let mut grpc = Grpc::with_origin(Sender(sender), self.origin.clone());
         let call = async {
             grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-            grpc.unary(message, PathAndQuery::from_static(C::PATH), ProstCodec::<C, C::Response>::default()).await
+            grpc.unary(message, PathAndQuery::from_static(C::PATH), ProstCodec::<C, C::Response>::default())
+                .await
         };
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => {
                 let reading = classify(&status, C::EFFECT);
-                tracing::debug!(method = C::PATH, reason = reading.problem.reason, text = reading.problem.message, "failed");
+                tracing::debug!(
+                    method = C::PATH,
+                    reason = reading.problem.reason,
+                    text = reading.problem.message,
+                    "failed"
+                );
                 Err(reading.class)
             }
             Err(_) => Err(Class::Unknown),

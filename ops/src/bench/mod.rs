@@ -12,7 +12,7 @@ mod report;
 pub use report::{Errors, Report, Run};
 
 use crate::{
-    cli::{Connection, Failure, Format},
+    cli::{Failure, Format},
     sample,
 };
 use clap::{Args, ValueEnum};
@@ -22,8 +22,8 @@ use link::Link;
 use okno_client::{
     Class, Client, Connector,
     v1::{
-        AddDocumentRequest, DocumentForm, GetCaseRequest, ListOfficesRequest, ListServicesRequest, OpenCaseRequest,
-        ReadOptions, ReceiverKind, RequestMeta,
+        AddDocumentRequest, DocumentForm, GetCaseRequest, ListOfficesRequest, ListServicesRequest,
+        OpenCaseRequest, ReadOptions, ReceiverKind, RequestMeta,
     },
 };
 use std::{
@@ -96,8 +96,7 @@ impl Op {
 }
 
 /// Runs every combination asked for and prints the report.
-pub async fn run(connection: &Connection, args: BenchArgs, format: Format) -> Result<(), Failure> {
-    let client = connection.client()?;
+pub async fn run(client: Client, args: BenchArgs, format: Format) -> Result<(), Failure> {
     let leader = client.find_leader().await;
     let endpoints: Vec<String> = client.endpoints().map(str::to_owned).collect();
     let targets = if args.leader_only {
@@ -140,7 +139,8 @@ async fn place(client: &Client, args: &BenchArgs) -> Result<Place, Failure> {
     let office = match &args.office {
         Some(office) => office.clone(),
         None => {
-            let offices = client.call(ListOfficesRequest { page_size: 1, ..ListOfficesRequest::default() }).await?;
+            let offices =
+                client.call(ListOfficesRequest { page_size: 1, ..ListOfficesRequest::default() }).await?;
             let first = offices.response.offices.into_iter().next();
             first.ok_or_else(|| Failure::Usage("the directory has no office: give --office".to_owned()))?.code
         }
@@ -148,11 +148,15 @@ async fn place(client: &Client, args: &BenchArgs) -> Result<Place, Failure> {
     let service = match &args.service {
         Some(service) => service.clone(),
         None => {
-            let services = client.call(ListServicesRequest { page_size: 200, ..ListServicesRequest::default() }).await?;
-            let fits = |receivers: &[i32]| receivers.is_empty() || receivers.contains(&ReceiverKind::Person.into());
+            let services =
+                client.call(ListServicesRequest { page_size: 200, ..ListServicesRequest::default() }).await?;
+            let fits =
+                |receivers: &[i32]| receivers.is_empty() || receivers.contains(&ReceiverKind::Person.into());
             let first = services.response.services.into_iter().find(|s| s.active && fits(&s.receivers));
             first
-                .ok_or_else(|| Failure::Usage("the catalogue has no service for citizens: load it first".to_owned()))?
+                .ok_or_else(|| {
+                    Failure::Usage("the catalogue has no service for citizens: load it first".to_owned())
+                })?
                 .code
         }
     };
@@ -348,5 +352,9 @@ impl Worker {
 }
 
 fn meta() -> Option<RequestMeta> {
-    Some(RequestMeta { request_id: okno_client::new_request_id().to_string(), attempt: 1, workstation: String::new() })
+    Some(RequestMeta {
+        request_id: okno_client::new_request_id().to_string(),
+        attempt: 1,
+        workstation: String::new(),
+    })
 }

@@ -8,12 +8,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use okno_client::{
     CaseWatch,
     v1::{
-        AcceptStep, AddDocumentRequest, AdvanceCaseRequest, Applicant, ArchiveStep, Case, CaseFilter, CaseOutcome,
-        CaseState, Contact, DayKind, Deadline, DocumentForm, GetCaseHistoryRequest, GetCaseRequest, IdentityDocument,
-        InteragencyAnsweredStep, IssueStep, JournalEvent, ListCasesRequest, MakeReadyStep, MarkUnclaimedStep,
-        OpenCaseRequest, Person, PersonName, ReceiveRefusalStep, ReceiveResultStep, RemoveDocumentRequest,
-        RequestInteragencyStep, ResumeStep, SendToAuthorityStep, SuspendStep, Term, TicketRef, WatchCasesRequest,
-        WatchCasesResponse, WithdrawStep, advance_case_request::Step, applicant, case_filter, watch_cases_response,
+        AcceptStep, AddDocumentRequest, AdvanceCaseRequest, Applicant, ArchiveStep, Case, CaseFilter,
+        CaseOutcome, CaseState, Contact, DayKind, Deadline, DocumentForm, GetCaseHistoryRequest,
+        GetCaseRequest, IdentityDocument, InteragencyAnsweredStep, IssueStep, JournalEvent, ListCasesRequest,
+        MakeReadyStep, MarkUnclaimedStep, OpenCaseRequest, Person, PersonName, ReceiveRefusalStep,
+        ReceiveResultStep, RemoveDocumentRequest, RequestInteragencyStep, ResumeStep, SendToAuthorityStep,
+        SuspendStep, Term, TicketRef, WatchCasesRequest, WatchCasesResponse, WithdrawStep,
+        advance_case_request::Step, applicant, case_filter, watch_cases_response,
     },
 };
 use std::path::{Path, PathBuf};
@@ -250,7 +251,8 @@ pub async fn run(session: &Session, command: CaseCommand) -> Result<(), Failure>
         CaseCommand::Open(args) => open(session, args).await,
         CaseCommand::AddDocument(args) => add_document(session, args).await,
         CaseCommand::RemoveDocument { case, number } => {
-            let request = RemoveDocumentRequest { meta: session.meta(), case_id: case, document_number: number };
+            let request =
+                RemoveDocumentRequest { meta: session.meta(), case_id: case, document_number: number };
             let response = session.call(request).await?;
             output::print(session.format, &response, |_| format!("document {number} removed"));
             Ok(())
@@ -271,7 +273,8 @@ pub async fn run(session: &Session, command: CaseCommand) -> Result<(), Failure>
 }
 
 async fn open(session: &Session, args: OpenArgs) -> Result<(), Failure> {
-    let mut applicants = args.applicants.iter().map(|path| applicant_file(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut applicants =
+        args.applicants.iter().map(|path| applicant_file(path)).collect::<Result<Vec<_>, _>>()?;
     if let Some(name) = &args.person {
         applicants.insert(0, person(name, &args)?);
     }
@@ -289,7 +292,8 @@ async fn open(session: &Session, args: OpenArgs) -> Result<(), Failure> {
     };
     let response = session.call(request).await?;
     output::print(session.format, &response, |r| {
-        let mut text = format!("case {} opened: {}", r.case_id, plain(r.state().as_str_name(), "CASE_STATE_"));
+        let mut text =
+            format!("case {} opened: {}", r.case_id, plain(r.state().as_str_name(), "CASE_STATE_"));
         warnings(&mut text, &r.warnings);
         text
     });
@@ -313,7 +317,9 @@ fn person(name: &str, args: &OpenArgs) -> Result<Applicant, Failure> {
         None => None,
         Some(text) => {
             let (series, number) = text.rsplit_once(' ').ok_or_else(|| {
-                Failure::Usage(format!("--passport {text:?}: expected series and number, e.g. \"1234 567890\""))
+                Failure::Usage(format!(
+                    "--passport {text:?}: expected series and number, e.g. \"1234 567890\""
+                ))
             })?;
             Some(IdentityDocument {
                 kind: "passport".to_owned(),
@@ -357,7 +363,8 @@ async fn add_document(session: &Session, args: DocumentArgs) -> Result<(), Failu
 }
 
 async fn advance(session: &Session, args: AdvanceArgs) -> Result<(), Failure> {
-    let request = AdvanceCaseRequest { meta: session.meta(), case_id: args.case, step: Some(step(args.step)) };
+    let request =
+        AdvanceCaseRequest { meta: session.meta(), case_id: args.case, step: Some(step(args.step)) };
     let response = session.call(request).await?;
     output::print(session.format, &response, |r| {
         let mut text = format!("case is {}", plain(r.state().as_str_name(), "CASE_STATE_"));
@@ -393,7 +400,9 @@ fn step(command: StepCommand) -> Step {
             Step::Suspend(SuspendStep { reason, term: days.map(|days| Term { days, kind: kind.into() }) })
         }
         StepCommand::Resume { note } => Step::Resume(ResumeStep { note }),
-        StepCommand::ReceiveResult { reference, note } => Step::ReceiveResult(ReceiveResultStep { reference, note }),
+        StepCommand::ReceiveResult { reference, note } => {
+            Step::ReceiveResult(ReceiveResultStep { reference, note })
+        }
         StepCommand::ReceiveRefusal { reason, reference } => {
             Step::ReceiveRefusal(ReceiveRefusalStep { reason, reference })
         }
@@ -420,7 +429,9 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
             state: args.state.unwrap_or_default().into(),
         })
     } else {
-        return Err(Failure::Usage("list by --applicant, --office, --state, --due-from or --due-to".to_owned()));
+        return Err(Failure::Usage(
+            "list by --applicant, --office, --state, --due-from or --due-to".to_owned(),
+        ));
     };
     let mut request = ListCasesRequest {
         read: session.read(),
@@ -452,7 +463,8 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
                 moment(case.opened_at.as_ref()),
             ]
         });
-        let mut text = table(["CASE", "OFFICE", "SERVICE", "STATE", "APPLICANT", "DOCS", "DUE", "OPENED"], rows);
+        let mut text =
+            table(["CASE", "OFFICE", "SERVICE", "STATE", "APPLICANT", "DOCS", "DUE", "OPENED"], rows);
         if !r.next_page_token.is_empty() {
             text.push_str(&format!("\nmore: --page-token {}", r.next_page_token));
         }
@@ -462,8 +474,12 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
 }
 
 async fn history(session: &Session, case: String) -> Result<(), Failure> {
-    let mut request =
-        GetCaseHistoryRequest { read: session.read(), case_id: case, page_size: 0, page_token: String::new() };
+    let mut request = GetCaseHistoryRequest {
+        read: session.read(),
+        case_id: case,
+        page_size: 0,
+        page_token: String::new(),
+    };
     let mut response = session.call(request.clone()).await?;
     for _ in 1..PAGES_MAX {
         if response.next_page_token.is_empty() {
@@ -504,7 +520,13 @@ fn changed(response: &WatchCasesResponse) -> Option<String> {
     let watch_cases_response::Change::Changed(changed) = response.change.as_ref()? else { return None };
     let event = changed.event.clone().unwrap_or_default();
     let state = plain(changed.state().as_str_name(), "CASE_STATE_");
-    Some(format!("{} {} {state} {} {}", moment(event.time.as_ref()), changed.case_id, actor(&event), what(&event)))
+    Some(format!(
+        "{} {} {state} {} {}",
+        moment(event.time.as_ref()),
+        changed.case_id,
+        actor(&event),
+        what(&event)
+    ))
 }
 
 fn actor(event: &JournalEvent) -> String {
@@ -545,7 +567,11 @@ fn show(case: &Case, served_by: u64) -> String {
     let applicants: Vec<_> = case.applicants.iter().map(applicant_line).collect();
     let ticket = case.ticket.as_ref().map(|t| format!("{} of {} ({})", t.number, t.day, case.ticket_link));
     let suspension = case.suspension.as_ref().map(|s| {
-        let until = if s.until.is_empty() { "until the cause is gone".to_owned() } else { format!("until {}", s.until) };
+        let until = if s.until.is_empty() {
+            "until the cause is gone".to_owned()
+        } else {
+            format!("until {}", s.until)
+        };
         format!("{} since {} {until}", s.reason, s.since)
     });
     let outcome = if case.outcome() == CaseOutcome::Unspecified {
@@ -601,7 +627,13 @@ fn show(case: &Case, served_by: u64) -> String {
     if !case.interagency_requests.is_empty() {
         let rows = case.interagency_requests.iter().map(|r| {
             let answered = if r.answered_at.is_some() { r.answer.clone() } else { "waiting".to_owned() };
-            [r.number.to_string(), r.authority.clone(), r.subject.clone(), moment(r.sent_at.as_ref()), answered]
+            [
+                r.number.to_string(),
+                r.authority.clone(),
+                r.subject.clone(),
+                moment(r.sent_at.as_ref()),
+                answered,
+            ]
         });
         text.push_str("\n\n");
         text.push_str(&table(["REQUEST", "AUTHORITY", "SUBJECT", "SENT", "ANSWER"], rows));
@@ -634,7 +666,9 @@ fn applicant_line(applicant: &Applicant) -> String {
         Some(Kind::ForeignPerson(p)) => format!("{} ({})", full(&p.name), p.citizenship),
         Some(Kind::SoleTrader(t)) => format!("ИП {} {}", full(&t.name), t.inn),
         Some(Kind::LegalEntity(e)) => format!("{} {}", e.name, e.inn),
-        Some(Kind::ForeignEntityRepresentative(r)) => format!("{} for {} ({})", full(&r.name), r.organisation, r.country),
+        Some(Kind::ForeignEntityRepresentative(r)) => {
+            format!("{} for {} ({})", full(&r.name), r.organisation, r.country)
+        }
         Some(Kind::AuthorisedRepresentative(r)) => {
             let principal = r.principal.as_deref().map(applicant_line).unwrap_or_default();
             format!("{} for {principal}", full(&r.name))

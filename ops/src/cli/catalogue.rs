@@ -7,8 +7,8 @@ use super::{
 use crate::embedded;
 use clap::Subcommand;
 use okno_client::v1::{
-    CatalogueFile, DayKind, GetCalendarRequest, GetServiceRequest, ListServicesRequest, LoadCatalogueRequest, Service,
-    Source, Term,
+    CatalogueFile, DayKind, GetCalendarRequest, GetServiceRequest, ListServicesRequest, LoadCatalogueRequest,
+    Service, Source, Term,
 };
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,10 @@ pub async fn run(session: &Session, command: CatalogueCommand) -> Result<(), Fai
             };
             let response = session.call(LoadCatalogueRequest { meta: session.meta(), files }).await?;
             output::print(session.format, &response, |r| {
-                format!("catalogue version {}: {} records put, {} were there already", r.version, r.changed, r.unchanged)
+                format!(
+                    "catalogue version {}: {} records put, {} were there already",
+                    r.version, r.changed, r.unchanged
+                )
             });
         }
         CatalogueCommand::Show { code: Some(code) } => {
@@ -57,7 +60,8 @@ pub async fn run(session: &Session, command: CatalogueCommand) -> Result<(), Fai
             output::print(session.format, &response, |r| {
                 let calendar = r.calendar.clone().unwrap_or_default();
                 let moved: Vec<_> = calendar.moved.iter().map(|m| format!("{} → {}", m.from, m.to)).collect();
-                let holidays: Vec<_> = calendar.holidays.iter().map(|h| format!("{} {}", h.date, h.name)).collect();
+                let holidays: Vec<_> =
+                    calendar.holidays.iter().map(|h| format!("{} {}", h.date, h.name)).collect();
                 facts([
                     ("year", calendar.year.to_string()),
                     ("region", calendar.region),
@@ -159,7 +163,10 @@ fn show(service: &Service) -> String {
         ("by", source_of(&service.delivery_source)),
         ("receivers", receivers.join(", ")),
         ("representative", service.representative.to_string()),
-        ("unclaimed results", service.storage.as_ref().and_then(|s| s.term.as_ref()).map(term).unwrap_or_default()),
+        (
+            "unclaimed results",
+            service.storage.as_ref().and_then(|s| s.term.as_ref()).map(term).unwrap_or_default(),
+        ),
     ]);
     if !service.documents.is_empty() {
         let rows = service.documents.iter().map(|d| {

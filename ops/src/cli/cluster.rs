@@ -9,8 +9,9 @@ use futures::future::join_all;
 use okno_client::{
     CallOptions,
     v1::{
-        EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole, NodePhase,
-        PlaceMarkerRequest, ReleaseEntityRequest, ShowEntityRequest, TransferLeaderRequest, watch_notices_response,
+        EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole,
+        NodePhase, PlaceMarkerRequest, ReleaseEntityRequest, ShowEntityRequest, TransferLeaderRequest,
+        watch_notices_response,
     },
 };
 use serde_json::json;
@@ -114,7 +115,10 @@ pub async fn status(session: &Session) -> Result<(), Failure> {
         Format::Json => println!("{:#}", json!({"nodes": nodes})),
         Format::Table => println!(
             "{}",
-            table(["ENDPOINT", "NODE", "PHASE", "ROLE", "LEADER", "TERM", "APPLIED", "COMMIT", "REASON"], rows)
+            table(
+                ["ENDPOINT", "NODE", "PHASE", "ROLE", "LEADER", "TERM", "APPLIED", "COMMIT", "REASON"],
+                rows
+            )
         ),
     }
     match first_error {
@@ -154,12 +158,23 @@ pub async fn member(session: &Session, command: MemberCommand) -> Result<(), Fai
                 m.node_id.to_string(),
                 m.address.clone(),
                 if m.leader { "leader".to_owned() } else { String::new() },
-                if m.self_ { "itself" } else if m.connected { "yes" } else { "NO" }.to_owned(),
+                if m.self_ {
+                    "itself"
+                } else if m.connected {
+                    "yes"
+                } else {
+                    "NO"
+                }
+                .to_owned(),
                 if m.match_index == 0 { String::new() } else { m.match_index.to_string() },
                 format!("{:+}", m.clock_offset_ms),
             ]
         });
-        format!("{}\nas node {} sees it", table(["NODE", "ADDRESS", "ROLE", "CONNECTED", "HAS", "CLOCK, MS"], rows), r.served_by)
+        format!(
+            "{}\nas node {} sees it",
+            table(["NODE", "ADDRESS", "ROLE", "CONNECTED", "HAS", "CLOCK, MS"], rows),
+            r.served_by
+        )
     });
     Ok(())
 }
@@ -218,9 +233,16 @@ pub async fn digest(session: &Session, args: DigestArgs) -> Result<(), Failure> 
             break response;
         }
         if Instant::now() >= give_up {
-            let late: Vec<_> =
-                response.members.iter().filter(|m| m.marker_index < marker).map(|m| m.node_id.to_string()).collect();
-            return Err(Failure::Broken(format!("no digest at index {marker} yet from node {}", late.join(", "))));
+            let late: Vec<_> = response
+                .members
+                .iter()
+                .filter(|m| m.marker_index < marker)
+                .map(|m| m.node_id.to_string())
+                .collect();
+            return Err(Failure::Broken(format!(
+                "no digest at index {marker} yet from node {}",
+                late.join(", ")
+            )));
         }
         tokio::time::sleep(POLL).await;
     };
@@ -243,7 +265,10 @@ pub async fn digest(session: &Session, args: DigestArgs) -> Result<(), Failure> 
         let chain = chains.entry(member.chain_index).or_insert(&member.chain);
         let digest = digests.entry(member.marker_index).or_insert(&member.digest);
         if *chain != member.chain || *digest != member.digest {
-            return Err(Failure::Broken(format!("node {} differs from the others at the same index", member.node_id)));
+            return Err(Failure::Broken(format!(
+                "node {} differs from the others at the same index",
+                member.node_id
+            )));
         }
     }
     Ok(())
@@ -276,7 +301,8 @@ pub async fn notices(session: &Session, args: NoticesArgs) -> Result<(), Failure
 pub async fn entity(session: &Session, command: EntityCommand) -> Result<(), Failure> {
     match command {
         EntityCommand::Show { entity } => {
-            let response = session.call(ShowEntityRequest { read: session.read(), entity: Some(entity) }).await?;
+            let response =
+                session.call(ShowEntityRequest { read: session.read(), entity: Some(entity) }).await?;
             output::print(session.format, &response, |r| {
                 let entity = r.entity.clone().unwrap_or_default();
                 let quarantine = if r.quarantined {
@@ -298,7 +324,8 @@ pub async fn entity(session: &Session, command: EntityCommand) -> Result<(), Fai
         }
         EntityCommand::Release { entity } => {
             let name = format!("{}/{}", entity.kind, entity.id);
-            let response = session.call(ReleaseEntityRequest { meta: session.meta(), entity: Some(entity) }).await?;
+            let response =
+                session.call(ReleaseEntityRequest { meta: session.meta(), entity: Some(entity) }).await?;
             output::print(session.format, &response, |_| format!("{name} is released"));
         }
     }

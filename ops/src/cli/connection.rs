@@ -28,6 +28,10 @@ pub struct Connection {
     /// Key of the own certificate, PEM
     #[arg(long, global = true, env = "OKNOCTL_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Identity of the context file to call as; by default `operator` for cases, the queue and the benchmark, where the
+    /// file has one, and the file's own certificate otherwise
+    #[arg(long = "as", global = true, env = "OKNOCTL_AS", value_name = "NAME")]
+    pub identity: Option<String>,
     /// Workstation recorded with every change
     #[arg(long, global = true, env = "OKNOCTL_WORKSTATION", value_name = "ID")]
     pub workstation: Option<String>,
@@ -52,16 +56,29 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Complete settings, or what is missing or wrong.
-    pub fn settings(&self) -> Result<Settings, Failure> {
+    /// Complete settings, or what is missing or wrong. `usual` is the identity such calls are usually made with.
+    pub fn settings(&self, usual: Option<&str>) -> Result<Settings, Failure> {
         let mut context = match &self.config {
             Some(path) => Context::load(path)?,
             None => Context::default(),
         };
+        match (&self.identity, usual) {
+            (Some(name), _) if !context.assume(name) => {
+                return Err(Failure::Usage(format!(
+                    "--as {name}: the context file has no [identity.{name}]"
+                )));
+            }
+            (None, Some(name)) => {
+                context.assume(name);
+            }
+            _ => {}
+        }
         if !self.endpoints.is_empty() {
             context.endpoints.clone_from(&self.endpoints);
         }
-        for (flag, place) in [(&self.cluster, &mut context.cluster), (&self.workstation, &mut context.workstation)] {
+        for (flag, place) in
+            [(&self.cluster, &mut context.cluster), (&self.workstation, &mut context.workstation)]
+        {
             if let Some(value) = flag {
                 place.clone_from(value);
             }
@@ -79,8 +96,8 @@ impl Connection {
         Ok(settings)
     }
 
-    pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(self.settings()?)?)
+    pub fn client(&self, usual: Option<&str>) -> Result<Client, Failure> {
+        Ok(Client::new(self.settings(usual)?)?)
     }
 
     /// Identity of a mutating call; an empty id is made by the client.

@@ -6,8 +6,9 @@ use super::{
 };
 use clap::{Args, Subcommand};
 use okno_client::v1::{
-    GetOfficeRequest, GetPersonRequest, ListOfficesRequest, ListPeopleRequest, Office, OfficePerson, PutOfficeRequest,
-    PutPersonRequest, PutWindowRequest, RemoveOfficeRequest, RemovePersonRequest, RemoveWindowRequest, Window,
+    GetOfficeRequest, GetPersonRequest, ListOfficesRequest, ListPeopleRequest, Office, OfficePerson,
+    PutOfficeRequest, PutPersonRequest, PutWindowRequest, RemoveOfficeRequest, RemovePersonRequest,
+    RemoveWindowRequest, Window,
 };
 
 /// A region has some hundred offices and some thousand people.
@@ -128,7 +129,8 @@ async fn office(session: &Session, command: OfficeCommand) -> Result<(), Failure
                 kiosks: args.kiosks,
                 priority_categories: args.priority_categories,
             };
-            let response = session.call(PutOfficeRequest { meta: session.meta(), office: Some(office) }).await?;
+            let response =
+                session.call(PutOfficeRequest { meta: session.meta(), office: Some(office) }).await?;
             output::print(session.format, &response, |r| version(r.version));
         }
         OfficeCommand::Remove { code } => {
@@ -148,13 +150,16 @@ async fn office(session: &Session, command: OfficeCommand) -> Result<(), Failure
                     ("kiosks", office.kiosks.join(", ")),
                     ("called first", office.priority_categories.join(", ")),
                 ]);
-                let rows =
-                    r.windows.iter().map(|w| [w.number.clone(), w.ticket_groups.join(" "), w.workstation.clone()]);
+                let rows = r
+                    .windows
+                    .iter()
+                    .map(|w| [w.number.clone(), w.ticket_groups.join(" "), w.workstation.clone()]);
                 format!("{text}\n\n{}", table(["WINDOW", "GROUPS", "WORKSTATION"], rows))
             });
         }
         OfficeCommand::Show { code: None } => {
-            let mut request = ListOfficesRequest { read: session.read(), page_size: 0, page_token: String::new() };
+            let mut request =
+                ListOfficesRequest { read: session.read(), page_size: 0, page_token: String::new() };
             let mut response = session.call(request.clone()).await?;
             for _ in 1..PAGES_MAX {
                 if response.next_page_token.is_empty() {
@@ -167,10 +172,9 @@ async fn office(session: &Session, command: OfficeCommand) -> Result<(), Failure
                 response.meta = page.meta;
             }
             output::print(session.format, &response, |r| {
-                let rows = r
-                    .offices
-                    .iter()
-                    .map(|o| [o.code.clone(), o.name.clone(), o.region.clone(), o.time_zone.clone(), o.address.clone()]);
+                let rows = r.offices.iter().map(|o| {
+                    [o.code.clone(), o.name.clone(), o.region.clone(), o.time_zone.clone(), o.address.clone()]
+                });
                 table(["CODE", "NAME", "REGION", "TIME ZONE", "ADDRESS"], rows)
             });
         }
@@ -182,7 +186,8 @@ async fn window(session: &Session, command: WindowCommand) -> Result<(), Failure
     match command {
         WindowCommand::Put { office, number, groups, stands } => {
             let window = Window { office, number, ticket_groups: groups, workstation: stands };
-            let response = session.call(PutWindowRequest { meta: session.meta(), window: Some(window) }).await?;
+            let response =
+                session.call(PutWindowRequest { meta: session.meta(), window: Some(window) }).await?;
             output::print(session.format, &response, |r| version(r.version));
         }
         WindowCommand::Remove { office, number } => {
@@ -197,7 +202,8 @@ async fn person(session: &Session, command: PersonCommand) -> Result<(), Failure
     match command {
         PersonCommand::Put { id, name, role, offices } => {
             let person = OfficePerson { person_id: id, name, role, offices };
-            let response = session.call(PutPersonRequest { meta: session.meta(), person: Some(person) }).await?;
+            let response =
+                session.call(PutPersonRequest { meta: session.meta(), person: Some(person) }).await?;
             output::print(session.format, &response, |r| version(r.version));
         }
         PersonCommand::Remove { id } => {
@@ -229,6 +235,7 @@ async fn person(session: &Session, command: PersonCommand) -> Result<(), Failure
 }
 
 fn people(people: &[OfficePerson]) -> String {
-    let rows = people.iter().map(|p| [p.person_id.clone(), p.name.clone(), p.role.clone(), p.offices.join(" ")]);
+    let rows =
+        people.iter().map(|p| [p.person_id.clone(), p.name.clone(), p.role.clone(), p.offices.join(" ")]);
     table(["ID", "NAME", "ROLE", "OFFICES"], rows)
 }

@@ -62,9 +62,25 @@ pub enum Command {
     /// Measure the cluster through its public API
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
+}
+
+impl Command {
+    /// The identity such calls are usually made with; `None`: the context file's own.
+    fn usual_identity(&self) -> Option<&'static str> {
+        match self {
+            Self::Case(_) | Self::Queue(_) | Self::Bench(_) => Some("operator"),
+            Self::Status
+            | Self::Member(_)
+            | Self::TransferLeader(_)
+            | Self::Digest(_)
+            | Self::Notices(_)
+            | Self::Catalogue(_)
+            | Self::Directory(_)
+            | Self::Entity(_)
+            | Self::Completion { .. } => None,
+        }
+    }
 }
 
 /// Why a command did not do what it was asked.
@@ -116,8 +132,8 @@ pub struct Session {
 }
 
 impl Session {
-    async fn open(connection: &Connection, format: Format) -> Result<Self, Failure> {
-        let client = connection.client()?;
+    async fn open(connection: &Connection, format: Format, usual: Option<&str>) -> Result<Self, Failure> {
+        let client = connection.client(usual)?;
         let endpoint = match connection.node {
             None => None,
             Some(node) => {
@@ -182,10 +198,11 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
+    let usual = cli.command.usual_identity();
     if let Command::Bench(args) = cli.command {
-        return bench::run(&cli.connection, args, cli.output).await;
+        return bench::run(cli.connection.client(usual)?, args, cli.output).await;
     }
-    let session = Session::open(&cli.connection, cli.output).await?;
+    let session = Session::open(&cli.connection, cli.output, usual).await?;
     match cli.command {
         Command::Status => cluster::status(&session).await,
         Command::Member(command) => cluster::member(&session, command).await,

@@ -19,7 +19,9 @@ pub enum Format {
 
 fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the contracts were compiled by the build"))
+    POOL.get_or_init(|| {
+        DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the contracts were compiled by the build")
+    })
 }
 
 /// A message as JSON: field names as in the contracts, defaults written out, 64-bit integers as numbers.
@@ -126,8 +128,11 @@ pub fn exit_code(class: Class) -> u8 {
 /// A failed call as JSON.
 pub fn error_json(error: &CallError) -> Value {
     let problem = error.problem();
-    let violations: Vec<_> =
-        problem.violations.iter().map(|(field, expected)| json!({"field": field, "expected": expected})).collect();
+    let violations: Vec<_> = problem
+        .violations
+        .iter()
+        .map(|(field, expected)| json!({"field": field, "expected": expected}))
+        .collect();
     json!({"error": {
         "class": error.class().name().replace(' ', "_"),
         "reason": problem.reason,
@@ -170,12 +175,19 @@ pub fn error_text(error: &CallError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use okno_proto::v1::{AddDocumentResponse, Applicant, Case, CaseState, GetCaseResponse, WriteMeta, applicant};
+    use okno_proto::v1::{
+        AddDocumentResponse, Applicant, Case, CaseState, GetCaseResponse, WriteMeta, applicant,
+    };
 
     #[test]
     fn json_has_contract_names_and_plain_numbers() {
         let response = AddDocumentResponse {
-            meta: Some(WriteMeta { applied_index: 1 << 40, served_by: 2, leader: 0, resume_token: "t".to_owned() }),
+            meta: Some(WriteMeta {
+                applied_index: 1 << 40,
+                served_by: 2,
+                leader: 0,
+                resume_token: "t".to_owned(),
+            }),
             document_number: 3,
         };
         assert_eq!(

@@ -6,8 +6,8 @@ use super::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 use okno_client::v1::{
-    BeginServiceRequest, CallNextRequest, FinishServiceRequest, ListTicketsRequest, TakeTicketRequest, Ticket,
-    TicketRef, TicketState, VisitOutcome, VisitPurpose,
+    BeginServiceRequest, CallNextRequest, FinishServiceRequest, ListTicketsRequest, TakeTicketRequest,
+    Ticket, TicketRef, TicketState, VisitOutcome, VisitPurpose,
 };
 
 /// Tickets of one office and day: 999 to a letter.
@@ -100,8 +100,13 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
                 Purpose::CollectResult => VisitPurpose::CollectResult,
                 Purpose::Other => VisitPurpose::Other,
             };
-            let request =
-                TakeTicketRequest { meta: session.meta(), office, purpose: purpose.into(), service, category };
+            let request = TakeTicketRequest {
+                meta: session.meta(),
+                office,
+                purpose: purpose.into(),
+                service,
+                category,
+            };
             let response = session.call(request).await?;
             output::print(session.format, &response, |r| {
                 let ticket = r.ticket.clone().unwrap_or_default();
@@ -115,15 +120,21 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
         QueueCommand::Begin(turn) => {
             let ticket = Some(turn.reference());
             let TurnArgs { office, window, .. } = turn;
-            let response = session.call(BeginServiceRequest { meta: session.meta(), office, ticket, window }).await?;
+            let response =
+                session.call(BeginServiceRequest { meta: session.meta(), office, ticket, window }).await?;
             output::print(session.format, &response, |r| line(r.ticket.as_ref()));
         }
         QueueCommand::Finish { turn, no_show } => {
             let ticket = Some(turn.reference());
             let TurnArgs { office, window, .. } = turn;
             let outcome = if no_show { VisitOutcome::NoShow } else { VisitOutcome::Served };
-            let request =
-                FinishServiceRequest { meta: session.meta(), office, ticket, window, outcome: outcome.into() };
+            let request = FinishServiceRequest {
+                meta: session.meta(),
+                office,
+                ticket,
+                window,
+                outcome: outcome.into(),
+            };
             let response = session.call(request).await?;
             output::print(session.format, &response, |r| line(r.ticket.as_ref()));
         }
@@ -160,7 +171,10 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
                         t.case_ids.join(" "),
                     ]
                 });
-                table(["TICKET", "DAY", "STATE", "WINDOW", "PURPOSE", "SERVICE", "PRIORITY", "TAKEN", "CASES"], rows)
+                table(
+                    ["TICKET", "DAY", "STATE", "WINDOW", "PURPOSE", "SERVICE", "PRIORITY", "TAKEN", "CASES"],
+                    rows,
+                )
             });
         }
     }
@@ -169,6 +183,12 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
 
 fn line(ticket: Option<&Ticket>) -> String {
     let Some(ticket) = ticket else { return String::new() };
-    let window = if ticket.window.is_empty() { String::new() } else { format!(" at window {}", ticket.window) };
-    format!("ticket {} of {} is {}{window}", ticket.number, ticket.day, plain(ticket.state().as_str_name(), "TICKET_STATE_"))
+    let window =
+        if ticket.window.is_empty() { String::new() } else { format!(" at window {}", ticket.window) };
+    format!(
+        "ticket {} of {} is {}{window}",
+        ticket.number,
+        ticket.day,
+        plain(ticket.state().as_str_name(), "TICKET_STATE_")
+    )
 }

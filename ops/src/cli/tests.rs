@@ -99,7 +99,8 @@ fn wrong_arguments_are_usage_errors() {
     ] {
         let error = parse(line).expect_err(line);
         assert!(
-            !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) && error.exit_code() == 2,
+            !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+                && error.exit_code() == 2,
             "{line}: {error}"
         );
     }
@@ -109,7 +110,8 @@ fn wrong_arguments_are_usage_errors() {
 fn flags_win_over_the_context_file() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let path = dir.path().join("oknoctl.toml");
-    std::fs::write(&path, "endpoints = [\"a:1\"]\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"k.pem\"\n").expect("written");
+    std::fs::write(&path, "endpoints = [\"a:1\"]\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"k.pem\"\n")
+        .expect("written");
     let cli = Cli::try_parse_from([
         "oknoctl",
         "--config",
@@ -123,7 +125,7 @@ fn flags_win_over_the_context_file() {
         "status",
     ])
     .expect("valid");
-    let settings = cli.connection.settings().expect("complete");
+    let settings = cli.connection.settings(None).expect("complete");
     assert_eq!(settings.endpoints, ["b:2", "c:3"]);
     assert_eq!(settings.tls.ca, dir.path().join("ca.pem"));
     assert_eq!(settings.tls.key, Path::new("other.pem"));
@@ -133,11 +135,11 @@ fn flags_win_over_the_context_file() {
 #[test]
 fn an_incomplete_context_is_a_usage_error_that_says_what_is_missing() {
     let cli = parse("--endpoints a:1 status").expect("valid");
-    let failure = cli.connection.settings().expect_err("no certificates");
+    let failure = cli.connection.settings(None).expect_err("no certificates");
     assert_eq!(failure.exit_code(), exit::USAGE);
     assert!(failure.text(Format::Table).contains("ca is missing"), "{failure}");
     let cli = parse("--config /nonexistent/oknoctl.toml status").expect("valid");
-    let failure = cli.connection.settings().expect_err("no file");
+    let failure = cli.connection.settings(None).expect_err("no file");
     assert_eq!(failure.exit_code(), exit::USAGE);
     assert!(failure.text(Format::Table).contains("/nonexistent/oknoctl.toml"), "{failure}");
 }
@@ -157,4 +159,28 @@ fn completion_knows_the_commands() {
         let script = String::from_utf8(script).expect("UTF-8");
         assert!(script.contains("transfer-leader") && script.contains("add-document"), "{shell}");
     }
+}
+
+#[test]
+fn officers_calls_are_made_with_the_officers_certificate_where_the_context_has_one() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().join("oknoctl.toml");
+    let text = "endpoints = [\"a:1\"]\nca = \"ca\"\ncert = \"admin.pem\"\nkey = \"admin.key\"\n\
+                [identity.operator]\ncert = \"officer.pem\"\nkey = \"officer.key\"\n";
+    std::fs::write(&path, text).expect("written");
+    let certificate = |line: &str| {
+        let cli = parse(&format!("{line} --config {}", path.display())).expect("valid");
+        let usual = cli.command.usual_identity();
+        cli.connection
+            .settings(usual)
+            .map(|settings| settings.tls.cert.file_name().map(|name| name.to_owned()))
+    };
+    let named = |name: &str| Some(name.into());
+    assert_eq!(certificate("case show X").expect("complete"), named("officer.pem"));
+    assert_eq!(certificate("bench").expect("complete"), named("officer.pem"));
+    assert_eq!(certificate("status").expect("complete"), named("admin.pem"));
+    assert_eq!(certificate("status --as operator").expect("complete"), named("officer.pem"));
+    assert_eq!(certificate("case show X --cert own.pem").expect("complete"), named("own.pem"));
+    let failure = certificate("status --as kiosk").expect_err("no such identity");
+    assert!(matches!(&failure, Failure::Usage(text) if text.contains("[identity.kiosk]")), "{failure:?}");
 }

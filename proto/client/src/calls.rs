@@ -144,11 +144,13 @@ mod tests {
     /// carries a `RequestMeta`.
     #[test]
     fn table_matches_the_contracts() {
-        let set = prost_types::FileDescriptorSet::decode(okno_proto::FILE_DESCRIPTOR_SET).expect("own descriptors");
+        let set =
+            prost_types::FileDescriptorSet::decode(okno_proto::FILE_DESCRIPTOR_SET).expect("own descriptors");
         let mut expected = BTreeMap::new();
         for file in set.file.iter().filter(|f| f.package() == "okno.v1") {
             for service in &file.service {
-                for method in service.method.iter().filter(|m| !m.client_streaming() && !m.server_streaming()) {
+                for method in service.method.iter().filter(|m| !m.client_streaming() && !m.server_streaming())
+                {
                     let mutates = set
                         .file
                         .iter()

@@ -44,6 +44,9 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(150);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Cause of an unknown outcome that no retry clears up (rule 6).
+const REQUEST_ID_EXPIRED: &str = "REQUEST_ID_EXPIRED";
+
 /// Which node calls go to first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Route {
@@ -179,7 +182,13 @@ impl Client {
             .collect::<Result<Vec<_>, SetupError>>()?;
         let current = AtomicUsize::new(settings.start % endpoints.len());
         Ok(Self {
-            inner: Arc::new(Inner { settings, endpoints, current, leader: AtomicU64::new(0), began: Instant::now() }),
+            inner: Arc::new(Inner {
+                settings,
+                endpoints,
+                current,
+                leader: AtomicU64::new(0),
+                began: Instant::now(),
+            }),
         })
     }
 
@@ -194,7 +203,9 @@ impl Client {
 
     /// The endpoint of a node, once it has answered there.
     pub fn endpoint_of(&self, node: u64) -> Option<usize> {
-        (node != 0).then(|| self.inner.endpoints.iter().position(|e| e.node.load(Ordering::Relaxed) == node)).flatten()
+        (node != 0)
+            .then(|| self.inner.endpoints.iter().position(|e| e.node.load(Ordering::Relaxed) == node))
+            .flatten()
     }
 
     /// The node that leads, as last heard.
@@ -264,7 +275,8 @@ impl Client {
         let mut unreachable_in_a_row = 0;
         let mut followed_hint = false;
         while course.attempts < MAX_ATTEMPTS {
-            let timeout = deadline.saturating_duration_since(Instant::now()).min(self.inner.settings.attempt_timeout);
+            let timeout =
+                deadline.saturating_duration_since(Instant::now()).min(self.inner.settings.attempt_timeout);
             if timeout.is_zero() {
                 break;
             }
@@ -280,12 +292,17 @@ impl Client {
             self.learn(index, status.metadata(), Hints::default());
             let reading = classify(&status, C::EFFECT);
             tracing::debug!(
-                method = C::PATH, endpoint = index, attempt = course.attempts,
-                class = reading.class.name(), reason = reading.problem.reason, "attempt failed"
+                method = C::PATH,
+                endpoint = index,
+                attempt = course.attempts,
+                class = reading.class.name(),
+                reason = reading.problem.reason,
+                "attempt failed"
             );
             if reading.unreachable || !reading.authentic {
                 self.mark_down(index);
-            } else if reading.problem.code == Code::Unavailable {
+            } else if reading.class != Class::Refused && reading.problem.code != Code::ResourceExhausted {
+                // A node that cannot reach the leader answers too; another one may. Overload is the cluster's.
                 self.leave(index);
             }
             unreachable_in_a_row = if reading.unreachable { unreachable_in_a_row + 1 } else { 0 };
@@ -294,7 +311,10 @@ impl Client {
             let others_left = unreachable_in_a_row > 0 && unreachable_in_a_row < self.inner.endpoints.len();
             let hinted = options.endpoint.is_none()
                 && !followed_hint
-                && self.leader().and_then(|l| self.endpoint_of(l)).is_some_and(|l| l != index && !self.is_down(l));
+                && self
+                    .leader()
+                    .and_then(|l| self.endpoint_of(l))
+                    .is_some_and(|l| l != index && !self.is_down(l));
             if course.settle(reading) || options.once {
                 break;
             }
@@ -312,7 +332,12 @@ impl Client {
         Err(course.into_error(id))
     }
 
-    async fn attempt<C: Call>(&self, index: usize, request: &C, timeout: Duration) -> Result<C::Response, Status> {
+    async fn attempt<C: Call>(
+        &self,
+        index: usize,
+        request: &C,
+        timeout: Duration,
+    ) -> Result<C::Response, Status> {
         let endpoint = &self.inner.endpoints[index];
         let mut message = Request::new(request.clone());
         message.set_timeout(timeout);
@@ -320,7 +345,8 @@ impl Client {
         let mut grpc = self.grpc(endpoint);
         let call = async {
             grpc.ready().await.map_err(|error| not_sent(&error.to_string()))?;
-            grpc.unary(message, PathAndQuery::from_static(C::PATH), ProstCodec::<C, C::Response>::default()).await
+            grpc.unary(message, PathAndQuery::from_static(C::PATH), ProstCodec::<C, C::Response>::default())
+                .await
         };
         let response = tokio::time::timeout(timeout + DEADLINE_GRACE, call)
             .await
@@ -358,7 +384,8 @@ impl Client {
         let mut grpc = self.grpc(&self.inner.endpoints[index]);
         let call = async {
             grpc.ready().await.map_err(|error| not_sent(&error.to_string()))?;
-            grpc.server_streaming(message, PathAndQuery::from_static(path), ProstCodec::<Q, R>::default()).await
+            grpc.server_streaming(message, PathAndQuery::from_static(path), ProstCodec::<Q, R>::default())
+                .await
         };
         match tokio::time::timeout(self.inner.settings.attempt_timeout, call).await {
             Ok(Ok(response)) => {
@@ -377,7 +404,10 @@ impl Client {
     }
 
     /// Follows cluster notices of one node (or of whichever answers).
-    pub async fn watch_notices(&self, endpoint: Option<usize>) -> Result<Streaming<WatchNoticesResponse>, CallError> {
+    pub async fn watch_notices(
+        &self,
+        endpoint: Option<usize>,
+    ) -> Result<Streaming<WatchNoticesResponse>, CallError> {
         self.server_stream(endpoint, "/okno.v1.ClusterService/WatchNotices", WatchNoticesRequest {})
             .await
             .map(|(_, stream)| stream)
@@ -468,7 +498,8 @@ impl Client {
     }
 
     fn learn(&self, index: usize, metadata: &MetadataMap, hints: Hints) {
-        let number = |name: &str| metadata.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+        let number =
+            |name: &str| metadata.get(name).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
         let node = number(metadata::SERVED_BY).unwrap_or(hints.served_by);
         if node != 0 {
             self.inner.endpoints[index].node.store(node, Ordering::Relaxed);
@@ -503,7 +534,8 @@ impl Course {
                 let in_doubt = self.doubtful || self.doubt.is_some();
                 // A refusal settles what an earlier attempt left open only if the cluster made it knowing the
                 // request id; a denial at the door may come before that is looked up.
-                let settles = authentic && !matches!(problem.code, Code::PermissionDenied | Code::Unauthenticated);
+                let settles =
+                    authentic && !matches!(problem.code, Code::PermissionDenied | Code::Unauthenticated);
                 let class = if in_doubt && !settles { Class::Unknown } else { Class::Refused };
                 if class == Class::Refused {
                     self.doubt = None;
@@ -517,9 +549,12 @@ impl Course {
                 false
             }
             Class::Unknown => {
+                // Out of the window of remembered ids: the cluster will never know, however often it is asked.
+                let for_ever =
+                    authentic && problem.details.get("cause").is_some_and(|c| c == REQUEST_ID_EXPIRED);
                 self.doubt.get_or_insert_with(|| problem.clone());
                 self.last = Some((class, problem));
-                false
+                for_ever
             }
         }
     }
@@ -529,7 +564,11 @@ impl Course {
         let (class, last) = self.last.unwrap_or_else(|| {
             (
                 Class::NotApplied,
-                Problem::local(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline had passed before the call"),
+                Problem::local(
+                    Code::DeadlineExceeded,
+                    "DEADLINE_EXCEEDED",
+                    "the deadline had passed before the call",
+                ),
             )
         });
         let class = if in_doubt && class == Class::NotApplied { Class::Unknown } else { class };

@@ -36,7 +36,11 @@ impl TlsFiles {
             let found = CertificateDer::pem_file_iter(path)
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                 .map_err(|error| file(path, format!("expected certificates in PEM: {error}")))?;
-            if found.is_empty() { Err(file(path, "holds no certificate in PEM".to_owned())) } else { Ok(found) }
+            if found.is_empty() {
+                Err(file(path, "holds no certificate in PEM".to_owned()))
+            } else {
+                Ok(found)
+            }
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.ca)? {
@@ -45,12 +49,15 @@ impl TlsFiles {
         let chain = certificates(&self.cert)?;
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| file(&self.key, format!("expected a private key in PEM: {error}")))?;
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| SetupError::Tls(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| SetupError::Tls(format!("{} and {}: {error}", self.cert.display(), self.key.display())))?;
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(|error| SetupError::Tls(error.to_string()))?
+                .with_root_certificates(roots)
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| {
+                    SetupError::Tls(format!("{} and {}: {error}", self.cert.display(), self.key.display()))
+                })?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }
@@ -113,7 +120,9 @@ impl Connector {
             let mut last_good = self.last_good.lock().unwrap_or_else(PoisonError::into_inner);
             match self.files.load() {
                 Ok(fresh) => *last_good = Arc::new(fresh),
-                Err(error) => tracing::warn!(%error, "certificates are not readable now; the last ones are used"),
+                Err(error) => {
+                    tracing::warn!(%error, "certificates are not readable now; the last ones are used")
+                }
             }
             Arc::clone(&last_good)
         };

@@ -8,11 +8,16 @@
 //! key = "officer.key"
 //! workstation = "ws-1"        # optional
 //! deadline = "30s"            # optional
+//!
+//! [identity.operator]         # optional: a further identity, for calls that are made as such
+//! cert = "officer.pem"
+//! key = "officer.key"
 //! ```
 
 use crate::{client::Settings, connect::TlsFiles, error::SetupError};
 use serde::Deserialize;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,6 +39,17 @@ pub struct Context {
     pub workstation: String,
     #[serde(deserialize_with = "duration")]
     pub deadline: Option<Duration>,
+    /// Further identities by name, usually their kind: one person may hold an administrator's certificate and an
+    /// officer's, and no node lets the one do what is the other's.
+    pub identity: BTreeMap<String, IdentityFiles>,
+}
+
+/// A further identity's certificate and key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -52,17 +68,28 @@ impl Context {
             return Err(fail(format!("{size} bytes: a context file has at most {FILE_MAX}")));
         }
         let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
-        let mut context: Self = toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
+        let mut context: Self =
+            toml::from_str(&text).map_err(|error| fail(error.to_string().trim_end().to_owned()))?;
         for endpoint in &context.endpoints {
             parse_endpoint(endpoint).map_err(|error| fail(error.to_string()))?;
         }
         let folder = path.parent().unwrap_or(Path::new(""));
-        for file in [&mut context.ca, &mut context.cert, &mut context.key].into_iter().flatten() {
+        let own = [&mut context.ca, &mut context.cert, &mut context.key].into_iter().flatten();
+        let further = context.identity.values_mut().flat_map(|files| [&mut files.cert, &mut files.key]);
+        for file in own.chain(further) {
             if file.is_relative() {
                 *file = folder.join(&*file);
             }
         }
         Ok(context)
+    }
+
+    /// Makes a further identity of the file the one that calls are made with; false: there is none of this name.
+    pub fn assume(&mut self, name: &str) -> bool {
+        let Some(files) = self.identity.get(name).cloned() else { return false };
+        self.cert = Some(files.cert);
+        self.key = Some(files.key);
+        true
     }
 
     /// Complete settings, or what is missing.
@@ -78,8 +105,13 @@ impl Context {
             });
         }
         let endpoints = self.endpoints.iter().map(|e| parse_endpoint(e)).collect::<Result<Vec<_>, _>>()?;
-        let path = |key: &'static str, path: &Option<PathBuf>| path.clone().ok_or(SetupError::Missing { key });
-        let tls = TlsFiles { ca: path("ca", &self.ca)?, cert: path("cert", &self.cert)?, key: path("key", &self.key)? };
+        let path =
+            |key: &'static str, path: &Option<PathBuf>| path.clone().ok_or(SetupError::Missing { key });
+        let tls = TlsFiles {
+            ca: path("ca", &self.ca)?,
+            cert: path("cert", &self.cert)?,
+            key: path("key", &self.key)?,
+        };
         let mut settings = Settings::new(endpoints, tls);
         settings.cluster.clone_from(&self.cluster);
         settings.workstation.clone_from(&self.workstation);
@@ -137,7 +169,10 @@ mod tests {
     #[test]
     fn errors_name_line_and_key() {
         let unknown = load("endpoints = [\"a:1\"]\nendpoint = \"b:2\"\n").expect_err("unknown key");
-        assert!(unknown.contains("line 2") && unknown.contains("`endpoint`") && unknown.contains("expected"), "{unknown}");
+        assert!(
+            unknown.contains("line 2") && unknown.contains("`endpoint`") && unknown.contains("expected"),
+            "{unknown}"
+        );
         let kind = load("cluster = 7\n").expect_err("wrong type");
         assert!(kind.contains("line 1") && kind.contains("expected a string"), "{kind}");
         let syntax = load("ca = \n").expect_err("syntax");
@@ -154,5 +189,19 @@ mod tests {
         assert!(missing.contains("endpoints") && missing.contains("OKNOCTL_ENDPOINTS"), "{missing}");
         let context = Context { endpoints: vec!["a:1".to_owned()], ..Context::default() };
         assert!(context.settings().expect_err("no ca").to_string().starts_with("ca is missing"));
+    }
+
+    #[test]
+    fn further_identities_are_assumed_by_name() {
+        let mut context = load(
+            "cert = \"/a.pem\"\nkey = \"/a.key\"\n[identity.operator]\ncert = \"/o.pem\"\nkey = \"/o.key\"\n",
+        )
+        .expect("a context");
+        assert!(!context.assume("kiosk"));
+        assert_eq!(context.cert.as_deref(), Some(Path::new("/a.pem")));
+        assert!(context.assume("operator"));
+        assert_eq!(context.cert.as_deref(), Some(Path::new("/o.pem")));
+        assert_eq!(context.key.as_deref(), Some(Path::new("/o.key")));
+        assert!(load("[identity.operator]\ncert = \"/o.pem\"\n").expect_err("no key").contains("key"));
     }
 }

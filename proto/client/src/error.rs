@@ -152,7 +152,9 @@ pub fn classify(status: &Status, effect: Effect) -> Reading {
     let class = if authentic {
         match code {
             Code::Unavailable | Code::ResourceExhausted => Class::NotApplied,
-            Code::Aborted | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => Class::Unknown,
+            Code::Aborted | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
+                Class::Unknown
+            }
             _ => Class::Refused,
         }
     } else if unreachable {

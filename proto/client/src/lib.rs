@@ -17,7 +17,7 @@ mod watch;
 pub use calls::{Call, Effect, Hints, PATHS};
 pub use client::{Answer, CallOptions, Client, MAX_ATTEMPTS, MAX_MESSAGE, Route, Settings};
 pub use connect::{Connector, TlsFiles};
-pub use context::{Context, parse_endpoint};
+pub use context::{Context, IdentityFiles, parse_endpoint};
 pub use error::{CallError, Class, Problem, SetupError, classify};
 pub use watch::CaseWatch;
 

@@ -5,7 +5,7 @@ mod support;
 
 use okno_client::{CallError, CallOptions, CaseWatch, Class, Route, TlsFiles, new_request_id, v1};
 use std::time::{Duration, Instant};
-use support::{Node, Pki, Step, break_key, client, client_with, dead_address, status};
+use support::{Node, Pki, Step, break_key, client, client_with, dead_address, expired, status};
 use tonic::Code;
 
 fn write() -> v1::AddDocumentRequest {
@@ -22,7 +22,10 @@ fn assert_class(result: Result<impl std::fmt::Debug, CallError>, class: Class, r
 fn assert_attempts(nodes: &[&Node], first: u32, count: u32) {
     let mut seen: Vec<_> = nodes.iter().flat_map(|node| node.seen()).collect();
     seen.sort_by_key(|s| s.attempt);
-    assert_eq!(seen.iter().map(|s| s.attempt).collect::<Vec<_>>(), (first..first + count).collect::<Vec<_>>());
+    assert_eq!(
+        seen.iter().map(|s| s.attempt).collect::<Vec<_>>(),
+        (first..first + count).collect::<Vec<_>>()
+    );
     assert!(seen.iter().all(|s| s.request_id == seen[0].request_id), "{seen:?}");
     let id = uuid::Uuid::parse_str(&seen[0].request_id).expect("a UUID");
     assert_eq!(id.get_version_num(), 7);
@@ -31,8 +34,10 @@ fn assert_attempts(nodes: &[&Node], first: u32, count: u32) {
 #[tokio::test]
 async fn a_refusal_ends_the_call_with_its_facts() {
     let pki = Pki::new();
-    let node = Node::start(&pki, 1, 1, vec![Step::Fail(status(Code::InvalidArgument, "SHEETS_INVALID"))]).await;
-    let error = assert_class(client(&pki, &[&node.address]).call(write()).await, Class::Refused, "SHEETS_INVALID");
+    let node =
+        Node::start(&pki, 1, 1, vec![Step::Fail(status(Code::InvalidArgument, "SHEETS_INVALID"))]).await;
+    let error =
+        assert_class(client(&pki, &[&node.address]).call(write()).await, Class::Refused, "SHEETS_INVALID");
     let problem = error.problem();
     assert_eq!(problem.violations, [("sheets".to_owned(), "1 to 10000".to_owned())]);
     assert_eq!(problem.details["step"], "accept");
@@ -101,14 +106,26 @@ async fn a_refusal_settles_what_was_unknown_but_a_denial_at_the_door_does_not() 
 }
 
 #[tokio::test]
+async fn an_id_out_of_the_window_is_not_asked_for_again() {
+    let pki = Pki::new();
+    let node = Node::start(&pki, 1, 1, vec![Step::Fail(expired())]).await;
+    let error =
+        assert_class(client(&pki, &[&node.address]).call(write()).await, Class::Unknown, "OUTCOME_UNKNOWN");
+    assert_eq!(error.problem().attempts, 1);
+}
+
+#[tokio::test]
 async fn an_earlier_call_goes_on_where_it_ended() {
     let pki = Pki::new();
     let script = vec![Step::Fail(status(Code::Unavailable, "NO_LEADER")), Step::Done];
     let node = Node::start(&pki, 1, 1, script).await;
     let client = client(&pki, &[&node.address]);
     let mut request = write();
-    request.meta =
-        Some(v1::RequestMeta { request_id: new_request_id().to_string(), attempt: 3, workstation: String::new() });
+    request.meta = Some(v1::RequestMeta {
+        request_id: new_request_id().to_string(),
+        attempt: 3,
+        workstation: String::new(),
+    });
     let options = CallOptions { once: true, ..CallOptions::default() };
     // Its first attempts ended unknown, so "not applied" now says nothing about them.
     assert_class(client.call_with(request.clone(), options).await, Class::Unknown, "NO_LEADER");
@@ -140,7 +157,8 @@ async fn a_connection_that_breaks_under_a_write_leaves_it_unknown() {
     let options = CallOptions { once: true, ..CallOptions::default() };
     let error = alone.call_with(write(), options).await.expect_err("the connection is cut");
     assert_eq!(error.class(), Class::Unknown, "{error}");
-    let answer = client(&pki, &[&node.address, &other.address]).call(write()).await.expect("taken up elsewhere");
+    let answer =
+        client(&pki, &[&node.address, &other.address]).call(write()).await.expect("taken up elsewhere");
     assert_eq!((answer.endpoint, answer.attempts), (1, 2));
     assert_eq!(node.seen()[1].request_id, other.seen()[0].request_id);
     assert_eq!(other.seen()[0].attempt, 2);
@@ -186,7 +204,8 @@ async fn reads_are_never_unknown() {
     assert_eq!(answer.attempts, 3);
     let hanging = Node::start(&pki, 1, 1, vec![Step::Hang]).await;
     let once = CallOptions { once: true, ..CallOptions::default() };
-    let error = support::client(&pki, &[&hanging.address]).call_with(v1::GetCaseRequest::default(), once).await;
+    let error =
+        support::client(&pki, &[&hanging.address]).call_with(v1::GetCaseRequest::default(), once).await;
     assert_eq!(error.expect_err("no answer").class(), Class::NotApplied);
 }
 
@@ -229,7 +248,8 @@ async fn certificates_are_read_again_and_half_written_ones_ignored() {
     break_key(pki.dir.path());
     let answer = client.call(write()).await.expect("the last good certificate is used");
     assert_eq!(answer.attempts, 2);
-    let broken = okno_client::Client::new(okno_client::Settings::new(vec![node.address.clone()], pki.files()));
+    let broken =
+        okno_client::Client::new(okno_client::Settings::new(vec![node.address.clone()], pki.files()));
     let error = broken.expect_err("no key").to_string();
     assert!(error.contains("key.pem") && error.contains("private key in PEM"), "{error}");
 }
@@ -254,7 +274,8 @@ async fn a_watch_goes_on_at_another_node_behind_what_was_seen() {
 #[tokio::test]
 async fn a_refused_watch_ends() {
     let pki = Pki::new();
-    let node = Node::start(&pki, 1, 1, vec![Step::Fail(status(Code::InvalidArgument, "RESUME_TOKEN_STALE"))]).await;
+    let node =
+        Node::start(&pki, 1, 1, vec![Step::Fail(status(Code::InvalidArgument, "RESUME_TOKEN_STALE"))]).await;
     let mut watch = CaseWatch::new(client(&pki, &[&node.address]), v1::WatchCasesRequest::default());
     for _ in 0..2 {
         watch.next().await.expect("changes");

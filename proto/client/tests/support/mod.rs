@@ -48,7 +48,8 @@ impl Pki {
         let ca = CertifiedIssuer::self_signed(params, key).expect("self-signed");
         let pki = Self { dir, ca };
         std::fs::write(pki.path("ca.pem"), pki.ca.pem()).expect("written");
-        let (cert, key) = pki.issue(vec![SanType::URI(format!("okno://{CLUSTER}/operator/p1").try_into().expect("URI"))]);
+        let (cert, key) =
+            pki.issue(vec![SanType::URI(format!("okno://{CLUSTER}/operator/p1").try_into().expect("URI"))]);
         std::fs::write(pki.path("cert.pem"), cert.pem()).expect("written");
         std::fs::write(pki.path("key.pem"), key.serialize_pem()).expect("written");
         pki
@@ -205,6 +206,14 @@ pub fn status(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "текст", details)
 }
 
+/// What a node answers to a request id older than it remembers.
+pub fn expired() -> Status {
+    let mut details = ErrorDetails::new();
+    let cause = [("cause".to_owned(), "REQUEST_ID_EXPIRED".to_owned())];
+    details.set_error_info(metadata::OUTCOME_UNKNOWN, metadata::ERROR_DOMAIN, cause);
+    Status::with_error_details(Code::Aborted, "текст", details)
+}
+
 struct Fake(Arc<State>);
 
 impl Fake {
@@ -247,14 +256,18 @@ type BoxStream<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send
 
 #[tonic::async_trait]
 impl CaseService for Fake {
-    async fn open_case(&self, _: Request<v1::OpenCaseRequest>) -> Result<Response<v1::OpenCaseResponse>, Status> {
+    async fn open_case(
+        &self,
+        _: Request<v1::OpenCaseRequest>,
+    ) -> Result<Response<v1::OpenCaseResponse>, Status> {
         unused()
     }
     async fn add_document(
         &self,
         request: Request<v1::AddDocumentRequest>,
     ) -> Result<Response<v1::AddDocumentResponse>, Status> {
-        self.answer(request.into_inner().meta, v1::AddDocumentResponse { meta: None, document_number: 1 }).await
+        self.answer(request.into_inner().meta, v1::AddDocumentResponse { meta: None, document_number: 1 })
+            .await
     }
     async fn remove_document(
         &self,
@@ -268,10 +281,16 @@ impl CaseService for Fake {
     ) -> Result<Response<v1::AdvanceCaseResponse>, Status> {
         unused()
     }
-    async fn get_case(&self, _: Request<v1::GetCaseRequest>) -> Result<Response<v1::GetCaseResponse>, Status> {
+    async fn get_case(
+        &self,
+        _: Request<v1::GetCaseRequest>,
+    ) -> Result<Response<v1::GetCaseResponse>, Status> {
         self.answer(None, v1::GetCaseResponse::default()).await
     }
-    async fn list_cases(&self, _: Request<v1::ListCasesRequest>) -> Result<Response<v1::ListCasesResponse>, Status> {
+    async fn list_cases(
+        &self,
+        _: Request<v1::ListCasesRequest>,
+    ) -> Result<Response<v1::ListCasesResponse>, Status> {
         unused()
     }
     async fn get_case_history(
@@ -297,7 +316,9 @@ impl CaseService for Fake {
             Ok(v1::WatchCasesResponse {
                 resume_token: format!("{resume_token}/{node}.{n}"),
                 served_by: node,
-                change: Some(v1::watch_cases_response::Change::Progress(v1::WatchProgress { applied_index: n })),
+                change: Some(v1::watch_cases_response::Change::Progress(v1::WatchProgress {
+                    applied_index: n,
+                })),
             })
         });
         let step = self.0.script.lock().expect("no panic holds it").pop_front().unwrap_or(Step::Done);
@@ -313,7 +334,10 @@ impl CaseService for Fake {
 
 #[tonic::async_trait]
 impl ClusterService for Fake {
-    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
         Ok(Response::new(v1::GetStatusResponse {
             node_id: self.0.node,
             leader: self.0.leader,
@@ -395,7 +419,11 @@ impl tonic::transport::server::Connected for Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.check(cx)?;
         Pin::new(&mut self.tls).poll_read(cx, buf)
     }
