@@ -92,7 +92,7 @@ pub enum TimerChange {
 
 /// What follows from a command, message or timer.
 #[derive(Debug, Clone)]
-pub struct Decision<E: Entity + ?Sized> {
+pub struct Decision<E: Entity> {
     /// May be empty: nothing changes, the reply is still committed and remembered.
     pub events: Vec<E::Event>,
     pub reply: E::Reply,
@@ -147,7 +147,12 @@ pub trait Entity: Clone + fmt::Debug + PartialEq + std::marker::Send + 'static {
     fn exists(&self) -> bool;
     fn decide(&self, command: &Self::Command, context: &Context<'_>) -> Result<Decision<Self>, Refusal>;
     /// A message of another entity. A refusal is committed and goes back to the source as [`Message::Refused`].
-    fn receive(&self, source: &EntityRef, message: &Message, context: &Context<'_>) -> Result<Decision<Self>, Refusal>;
+    fn receive(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+        context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal>;
     /// A timer of this entity is due. It is gone once the decision commits.
     fn fire(&self, timer: &str, context: &Context<'_>) -> Result<Decision<Self>, Refusal>;
     /// Folds one event. Cannot fail; may panic only on a bug, which is caught before anything leaves.

@@ -161,11 +161,16 @@ impl Applicant {
             Self::Person(person) => {
                 into.extend([person.snils.clone(), joined(person.identity.as_ref()), person.inn.clone()]);
             }
-            Self::ForeignPerson(person) => into.extend([joined(person.identity.as_ref()), person.snils.clone()]),
+            Self::ForeignPerson(person) => {
+                into.extend([joined(person.identity.as_ref()), person.snils.clone()])
+            }
             Self::SoleTrader(trader) => into.extend([trader.inn.clone(), trader.ogrnip.clone()]),
             Self::LegalEntity(entity) => into.extend([entity.inn.clone(), entity.ogrn.clone()]),
             Self::ForeignEntityRepresentative(representative) => {
-                into.extend([representative.registration_number.clone(), joined(representative.identity.as_ref())]);
+                into.extend([
+                    representative.registration_number.clone(),
+                    joined(representative.identity.as_ref()),
+                ]);
             }
             Self::AuthorisedRepresentative(representative) => {
                 // Checked input nests once; what came otherwise is not followed deeper.

@@ -142,6 +142,9 @@ reasons! {
         "The office has no such priority category; details list those it has";
 }
 
+/// Characters of one detail: enough for any code or list of codes.
+const DETAIL_MAX: usize = 300;
+
 /// A refusal for a reason, with the texts of the list and no details.
 pub fn refuse(reason: Reason) -> Refusal {
     Refusal {
@@ -154,10 +157,15 @@ pub fn refuse(reason: Reason) -> Refusal {
 }
 
 impl Refusal {
-    /// Adds a detail.
+    /// Adds a detail. A long value is cut: it may be the caller's own text, and refusals are remembered.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.details.insert(key.into(), value.into());
+        let mut value = value.into();
+        if let Some((end, _)) = value.char_indices().nth(DETAIL_MAX) {
+            value.truncate(end);
+            value.push('…');
+        }
+        self.details.insert(key.into(), value);
         self
     }
 }

@@ -9,6 +9,7 @@ use crate::entity::Entity;
 use serde::{Deserialize, Serialize};
 
 /// An entity that stands in the registry: its commands, replies and events go into and out of the unions.
+#[allow(clippy::result_large_err, reason = "what is given back is what came in")]
 pub trait Registered: Entity {
     fn command_into(command: Self::Command) -> AnyCommand;
     /// `Err` gives the command back: it is another kind's.

@@ -33,7 +33,11 @@ pub fn snils(text: &str) -> Check {
 pub fn inn_of_entity(text: &str) -> Check {
     const EXPECTED: &str = "ИНН of 10 digits with its check digit";
     let digits = digits_of(text, &[]).filter(|digits| digits.len() == 10).ok_or(EXPECTED)?;
-    if not_all_zero(&digits) && inn_digit(&digits, &[2, 4, 10, 3, 5, 9, 4, 6, 8]) { Ok(()) } else { Err(EXPECTED) }
+    if not_all_zero(&digits) && inn_digit(&digits, &[2, 4, 10, 3, 5, 9, 4, 6, 8]) {
+        Ok(())
+    } else {
+        Err(EXPECTED)
+    }
 }
 
 /// ИНН of a person: twelve digits, the last two check digits.
@@ -60,9 +64,10 @@ pub fn ogrnip(text: &str) -> Check {
 /// КПП: four digits, two digits or Latin capitals, three digits.
 pub fn kpp(text: &str) -> Check {
     let good = text.len() == 9
-        && text.bytes().enumerate().all(|(i, byte)| {
-            byte.is_ascii_digit() || ((4..6).contains(&i) && byte.is_ascii_uppercase())
-        });
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(i, byte)| byte.is_ascii_digit() || ((4..6).contains(&i) && byte.is_ascii_uppercase()));
     if good { Ok(()) } else { Err("КПП: 4 digits, 2 digits or Latin capitals, 3 digits") }
 }
 
@@ -122,9 +127,10 @@ pub fn passport_number(text: &str) -> Check {
 pub fn fias(text: &str) -> Check {
     let hyphens = [8, 13, 18, 23];
     let good = text.len() == 36
-        && text.bytes().enumerate().all(|(i, byte)| {
-            if hyphens.contains(&i) { byte == b'-' } else { byte.is_ascii_hexdigit() }
-        });
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(i, byte)| if hyphens.contains(&i) { byte == b'-' } else { byte.is_ascii_hexdigit() });
     if good { Ok(()) } else { Err("a ФИАС GUID, e.g. 0c5b2444-70a0-4932-980c-b4dc0d3f02b5") }
 }
 

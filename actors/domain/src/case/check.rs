@@ -25,7 +25,11 @@ const FAULTS_MAX: usize = 32;
 type Fault = (String, String);
 
 /// Faults in what the applicants gave: a refusal if an officer typed it, warnings if it came from outside.
-pub(super) fn applicants(applicants: &[Applicant], service: &Service, origin: &Origin) -> Result<Vec<String>, Refusal> {
+pub(super) fn applicants(
+    applicants: &[Applicant],
+    service: &Service,
+    origin: &Origin,
+) -> Result<Vec<String>, Refusal> {
     if applicants.is_empty() || applicants.len() > APPLICANTS_MAX {
         return Err(refuse(FIELD_INVALID).with("applicants", format!("1 to {APPLICANTS_MAX}")));
     }
@@ -68,7 +72,9 @@ impl Faults {
         let outside = matches!(origin.principal.kind.as_str(), "connector" | "portal");
         let faults = self.0.into_iter().take(FAULTS_MAX);
         if outside {
-            return Ok(faults.map(|(field, expected)| format!("FIELD_INVALID {field}: {expected}")).collect());
+            return Ok(faults
+                .map(|(field, expected)| format!("FIELD_INVALID {field}: {expected}"))
+                .collect());
         }
         let mut refusal = refuse(APPLICANT_INVALID);
         refusal.details.extend(faults);
@@ -80,7 +86,13 @@ impl Faults {
     }
 
     /// Checks a number that is there.
-    fn number(&mut self, path: &str, field: &str, text: &str, check: fn(&str) -> Check) -> Result<(), Refusal> {
+    fn number(
+        &mut self,
+        path: &str,
+        field: &str,
+        text: &str,
+        check: fn(&str) -> Check,
+    ) -> Result<(), Refusal> {
         expect_len(&format!("{path}.{field}"), text, CODE_MAX)?;
         if !text.is_empty()
             && let Err(expected) = check(text)
@@ -91,7 +103,13 @@ impl Faults {
     }
 
     /// Checks a number that must be there.
-    fn needed(&mut self, path: &str, field: &str, text: &str, check: fn(&str) -> Check) -> Result<(), Refusal> {
+    fn needed(
+        &mut self,
+        path: &str,
+        field: &str,
+        text: &str,
+        check: fn(&str) -> Check,
+    ) -> Result<(), Refusal> {
         if text.is_empty() {
             self.add(path, field, "not empty");
         }
@@ -178,8 +196,14 @@ impl Faults {
     }
 
     fn identity(&mut self, path: &str, identity: Option<&IdentityDocument>) -> Result<(), Refusal> {
-        const KINDS: [&str; 6] =
-            ["passport", "foreign_passport", "residence_permit", "birth_certificate", "refugee_certificate", "other"];
+        const KINDS: [&str; 6] = [
+            "passport",
+            "foreign_passport",
+            "residence_permit",
+            "birth_certificate",
+            "refugee_certificate",
+            "other",
+        ];
         let Some(identity) = identity else { return Ok(()) };
         let path = format!("{path}.identity");
         expect_len(&format!("{path}.kind"), &identity.kind, CODE_MAX)?;

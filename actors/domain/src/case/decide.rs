@@ -9,8 +9,8 @@ use crate::{
     people::Applicant,
     queue::TicketRef,
     refusal::{
-        CASE_CLOSED, CASE_EXISTS, CASE_LIMIT, CASE_UNKNOWN, DOCUMENT_TAKEN_IN, DOCUMENT_UNKNOWN, FIELD_INVALID,
-        MESSAGE_UNEXPECTED, OFFICE_UNKNOWN, SERVICE_INACTIVE, SERVICE_UNKNOWN, refuse,
+        CASE_CLOSED, CASE_EXISTS, CASE_LIMIT, CASE_UNKNOWN, DOCUMENT_TAKEN_IN, DOCUMENT_UNKNOWN,
+        FIELD_INVALID, MESSAGE_UNEXPECTED, OFFICE_UNKNOWN, SERVICE_INACTIVE, SERVICE_UNKNOWN, refuse,
     },
     validators::expect_len,
 };
@@ -126,7 +126,11 @@ impl Case {
     }
 
     /// The queue has linked the ticket, or refused to.
-    pub(super) fn take_message(&self, source: &EntityRef, message: &Message) -> Result<Decision<Self>, Refusal> {
+    pub(super) fn take_message(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+    ) -> Result<Decision<Self>, Refusal> {
         let unexpected =
             || refuse(MESSAGE_UNEXPECTED).with("message", message.name()).with("source", source.to_string());
         let link = self.root.ticket.as_ref().ok_or_else(unexpected)?;
@@ -136,7 +140,9 @@ impl Case {
         let answer = match message {
             Message::TicketLinked { ticket } if *ticket == link.ticket => LinkAnswer::Linked,
             Message::Refused { reason, of } => match of.as_ref() {
-                Message::CaseOpened { ticket } if *ticket == link.ticket => LinkAnswer::Refused(reason.clone()),
+                Message::CaseOpened { ticket } if *ticket == link.ticket => {
+                    LinkAnswer::Refused(reason.clone())
+                }
                 Message::CaseOpened { .. } | Message::TicketLinked { .. } | Message::Refused { .. } => {
                     return Err(unexpected());
                 }
@@ -154,7 +160,8 @@ pub(super) fn stamp(office: &str, context: &Context<'_>) -> Stamp {
     Stamp {
         at_ms: context.now_ms,
         by: origin.principal.clone(),
-        workstation: origin.workstation.clone(),
+        // Named by the caller: cut, so that no step grows by it.
+        workstation: origin.workstation.chars().take(check::CODE_MAX).collect(),
         window: window.map_or_else(String::new, |window| window.number.clone()),
     }
 }

@@ -157,7 +157,9 @@ impl State {
     /// Does the term run here? Only then a deadline stands in the index and timers are set.
     pub const fn term_runs(self) -> bool {
         match self {
-            Self::Accepted | Self::Interagency | Self::AtAuthority | Self::ResultReceived | Self::Refused => true,
+            Self::Accepted | Self::Interagency | Self::AtAuthority | Self::ResultReceived | Self::Refused => {
+                true
+            }
             Self::Unopened
             | Self::Draft
             | Self::Suspended

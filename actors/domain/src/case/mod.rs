@@ -12,6 +12,8 @@
 
 mod check;
 mod decide;
+#[cfg(feature = "test-faults")]
+pub use decide::faults;
 pub mod life;
 mod steps;
 mod terms;
@@ -19,13 +21,14 @@ pub mod types;
 
 pub use life::{Life, Outcome, State, Step, StepKind, Suspension};
 pub use types::{
-    APPLICANT_KEYS_MAX, APPLICANTS_MAX, Advanced, Command, DOCUMENTS_MAX, Document, DocumentForm, DueDates, Event,
-    INTERAGENCY_MAX, InteragencyRequest, LinkAnswer, Mark, Marks, Opened, Part, Reply, Root, STEPS_MAX, Stamp,
-    StepRecord, Stepped, TicketLink,
+    APPLICANT_KEYS_MAX, APPLICANTS_MAX, Advanced, Command, DOCUMENTS_MAX, Document, DocumentForm, DueDates,
+    Event, INTERAGENCY_MAX, InteragencyRequest, LinkAnswer, Mark, Marks, Opened, Part, Reply, Root,
+    STEPS_MAX, Stamp, StepRecord, Stepped, TicketLink,
 };
 
 use crate::{
     access,
+    catalogue::Deadline,
     entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
     message::Message,
     people::{Applicant, applicant_key},
@@ -112,6 +115,15 @@ impl Case {
     }
 }
 
+impl Root {
+    /// The last day of the term, with the mark of a provisional calendar. `None` before acceptance, and while a
+    /// suspension leaves it open.
+    pub fn deadline(&self) -> Option<&Deadline> {
+        let rests = matches!(self.life, Life::Suspended(_));
+        self.due.as_ref().filter(|_| !rests).map(|due| &due.deadlines.ready)
+    }
+}
+
 impl Marks {
     pub fn get_mut(&mut self, mark: Mark) -> &mut Option<i64> {
         match mark {
@@ -195,7 +207,12 @@ impl Entity for Case {
         }
     }
 
-    fn receive(&self, source: &EntityRef, message: &Message, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    fn receive(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal> {
         self.take_message(source, message)
     }
 
@@ -226,7 +243,9 @@ impl Entity for Case {
     fn touched(event: &Event) -> Vec<PartName> {
         match event {
             Event::DocumentAdded(document) => vec![part_name("document", document.number)],
-            Event::Opened(opened) => (1..).zip(&opened.applicants).map(|(n, _)| part_name("applicant", n)).collect(),
+            Event::Opened(opened) => {
+                (1..).zip(&opened.applicants).map(|(n, _)| part_name("applicant", n)).collect()
+            }
             Event::DocumentRemoved { number } => vec![part_name("document", *number)],
             Event::Stepped(stepped) => {
                 let mut parts = vec![part_name("step", stepped.record.number)];

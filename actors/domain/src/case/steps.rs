@@ -1,8 +1,8 @@
 //! The steps of a case's life: may it be taken, what does it change, what follows.
 
 use super::{
-    Advanced, Case, DueDates, Event, INTERAGENCY_MAX, InteragencyRequest, Life, Outcome, Reply, Root, STEPS_MAX, State,
-    Step, StepRecord, Stepped, Suspension, check,
+    Advanced, Case, DueDates, Event, INTERAGENCY_MAX, InteragencyRequest, Life, Outcome, Reply, Root,
+    STEPS_MAX, State, Step, StepRecord, Stepped, Suspension, check,
     decide::{done, known, stamp},
     get, life, terms,
 };
@@ -56,7 +56,8 @@ impl Case {
         debug_assert!(possible.contains(&to), "the table does not lead from {from:?} by {step:?} to {to:?}");
 
         let offset = place.office.utc_offset_minutes;
-        let mut after = Root { life: life.clone(), due: due.clone(), marks: self.root.marks.clone(), ..Root::default() };
+        let mut after =
+            Root { life: life.clone(), due: due.clone(), marks: self.root.marks.clone(), ..Root::default() };
         let cleared = terms::outdated(&after, context.now_ms, offset);
         for mark in &cleared {
             *after.marks.get_mut(*mark) = None;
@@ -67,12 +68,19 @@ impl Case {
         let reply = Advanced {
             step: number,
             state: to,
-            deadline: due.as_ref().map(|due| due.deadlines.ready.date),
-            provisional: due.as_ref().and_then(|due| due.deadlines.ready.provisional.clone()),
+            deadline: after.deadline().map(|deadline| deadline.date),
+            provisional: after.deadline().and_then(|deadline| deadline.provisional.clone()),
             request: request.as_ref().map_or(0, |request| request.number),
             warnings: warnings.clone(),
         };
-        let record = StepRecord { number, step: step.clone(), from, to, stamp: stamp(&self.root.office, context), warnings };
+        let record = StepRecord {
+            number,
+            step: step.clone(),
+            from,
+            to,
+            stamp: stamp(&self.root.office, context),
+            warnings,
+        };
         let stepped =
             Stepped { record: Arc::new(record), life, due, request: request.map(Arc::new), cleared };
         let mut decision = done(vec![Event::Stepped(Box::new(stepped))], Reply::Advanced(reply));
@@ -82,17 +90,22 @@ impl Case {
 
     fn place<'a>(&self, context: &Context<'a>) -> Result<Place<'a>, Refusal> {
         let Root { office, service, .. } = self.root.as_ref();
-        let office =
-            context.directory.office(office).ok_or_else(|| refuse(OFFICE_UNKNOWN).with("office", office.clone()))?;
-        let service =
-            context.catalogue.service(service).ok_or_else(|| refuse(SERVICE_UNKNOWN).with("service", service.clone()))?;
+        let office = context
+            .directory
+            .office(office)
+            .ok_or_else(|| refuse(OFFICE_UNKNOWN).with("office", office.clone()))?;
+        let service = context
+            .catalogue
+            .service(service)
+            .ok_or_else(|| refuse(SERVICE_UNKNOWN).with("service", service.clone()))?;
         Ok(Place { office, service, today: local_date(context.now_ms, office.utc_offset_minutes) })
     }
 
     /// The step is possible by the table: what does it make of the case, unless its data say no?
     fn change(&self, step: &Step, place: &Place<'_>, context: &Context<'_>) -> Result<Change, Refusal> {
         let now_ms = context.now_ms;
-        let keep = |life: Life| Change { life, due: self.root.due.clone(), request: None, warnings: Vec::new() };
+        let keep =
+            |life: Life| Change { life, due: self.root.due.clone(), request: None, warnings: Vec::new() };
         Ok(match step {
             Step::Accept => self.accept(place, context)?,
             Step::RequestInteragency { authority, subject } => {
@@ -147,7 +160,11 @@ impl Case {
             }
             Step::Issue { received_by, paper_copy: _ } => {
                 check::required("received_by", received_by, check::LINE_MAX)?;
-                keep(Life::Issued { at_ms: now_ms, outcome: self.outcome(), received_by: received_by.clone() })
+                keep(Life::Issued {
+                    at_ms: now_ms,
+                    outcome: self.outcome(),
+                    received_by: received_by.clone(),
+                })
             }
             Step::Withdraw { reason } => {
                 expect_len("reason", reason, check::TEXT_MAX)?;
@@ -168,7 +185,8 @@ impl Case {
     /// The documents are in: the term starts tomorrow (Civil Code 191). What is missing does not hinder — the
     /// applicant may insist, and some documents are asked for between authorities — but is recorded.
     fn accept(&self, place: &Place<'_>, context: &Context<'_>) -> Result<Change, Refusal> {
-        let deadlines = context.catalogue.service_deadlines(place.service, place.today, &place.office.region)?;
+        let deadlines =
+            context.catalogue.service_deadlines(place.service, place.today, &place.office.region)?;
         let present: Vec<_> = self.documents.iter().map(|(_, document)| document.kind.as_str()).collect();
         let missing = place.service.missing_documents(&present);
         let due = DueDates {
@@ -193,8 +211,11 @@ impl Case {
         if request.answered_ms.is_some() {
             return Err(refuse(REQUEST_ANSWERED).with("request", number.to_string()));
         }
-        let request =
-            InteragencyRequest { answered_ms: Some(now_ms), answer: answer.to_owned(), ..request.as_ref().clone() };
+        let request = InteragencyRequest {
+            answered_ms: Some(now_ms),
+            answer: answer.to_owned(),
+            ..request.as_ref().clone()
+        };
         let life = match &self.root.life {
             // A pause goes on whatever arrives.
             paused @ Life::Suspended(_) => paused.clone(),
@@ -214,7 +235,9 @@ impl Case {
         let Place { service, today, office } = place;
         let Some(known) = service.suspension(reason) else {
             let known: Vec<_> = service.suspensions.iter().map(|reason| reason.code.as_str()).collect();
-            return Err(refuse(SUSPENSION_REASON_UNKNOWN).with("reason", reason).with("known", known.join(", ")));
+            return Err(refuse(SUSPENSION_REASON_UNKNOWN)
+                .with("reason", reason)
+                .with("known", known.join(", ")));
         };
         match term.or(known.longest.as_ref()) {
             None => Ok(None),
@@ -241,7 +264,11 @@ impl Case {
         let Life::Suspended(suspension) = &self.root.life else { return self.root.life.clone() };
         match suspension.from {
             State::AtAuthority => {
-                let sent = self.steps.iter().rev().find(|(_, step)| matches!(step.step, Step::SendToAuthority { .. }));
+                let sent = self
+                    .steps
+                    .iter()
+                    .rev()
+                    .find(|(_, step)| matches!(step.step, Step::SendToAuthority { .. }));
                 Life::AtAuthority { since_ms: sent.map_or(now_ms, |(_, step)| step.stamp.at_ms) }
             }
             State::Interagency if self.root.requests_open > 0 => Life::Interagency,
@@ -268,7 +295,9 @@ impl Case {
     fn outcome(&self) -> Outcome {
         match &self.root.life {
             Life::Refused { .. } => Outcome::Refusal,
-            Life::ReadyForIssue { outcome, .. } | Life::Issued { outcome, .. } | Life::Unclaimed { outcome, .. } => *outcome,
+            Life::ReadyForIssue { outcome, .. }
+            | Life::Issued { outcome, .. }
+            | Life::Unclaimed { outcome, .. } => *outcome,
             Life::Unopened
             | Life::Draft
             | Life::Accepted

@@ -71,7 +71,8 @@ pub(super) fn outdated(root: &Root, now_ms: i64, offset_minutes: i32) -> Vec<Mar
         if marks.deadline_near_ms.is_some() && now_ms < near(last, offset_minutes) {
             gone.push(Mark::DeadlineNear);
         }
-        if marks.deadline_passed_ms.is_some() && now_ms < local_hour_ms(plus_days(last, 1), 0, offset_minutes) {
+        if marks.deadline_passed_ms.is_some() && now_ms < local_hour_ms(plus_days(last, 1), 0, offset_minutes)
+        {
             gone.push(Mark::DeadlinePassed);
         }
     }
@@ -86,7 +87,8 @@ impl Case {
         let mark = Mark::ALL.into_iter().find(|mark| mark.timer() == timer);
         let mark = mark.ok_or_else(|| refuse(TIMER_UNKNOWN).with("timer", timer))?;
         // A step that was decided first may have made the timer pointless.
-        let events = if wanted(&self.root, 0).contains_key(&mark) { vec![Event::Marked { mark }] } else { Vec::new() };
+        let events =
+            if wanted(&self.root, 0).contains_key(&mark) { vec![Event::Marked { mark }] } else { Vec::new() };
         Ok(done(events, Reply::None))
     }
 }

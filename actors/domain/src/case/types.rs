@@ -6,7 +6,9 @@
 //! document's part stand within the bytes of its event, and a commit holds them once (design §2).
 
 use super::life::{Life, State, Step};
-use crate::{catalogue::ServiceDeadlines, entity::Principal, people::Applicant, queue::TicketRef, rows::ApplicantKey};
+use crate::{
+    catalogue::ServiceDeadlines, entity::Principal, people::Applicant, queue::TicketRef, rows::ApplicantKey,
+};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -43,8 +45,12 @@ pub enum Command {
         note: String,
     },
     /// Only from a draft: what was taken in stands on the receipt.
-    RemoveDocument { document: u32 },
-    Advance { step: Step },
+    RemoveDocument {
+        document: u32,
+    },
+    Advance {
+        step: Step,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,7 +151,8 @@ pub enum Mark {
 }
 
 impl Mark {
-    pub const ALL: [Self; 4] = [Self::DeadlineNear, Self::DeadlinePassed, Self::SuspensionOver, Self::StorageOver];
+    pub const ALL: [Self; 4] =
+        [Self::DeadlineNear, Self::DeadlinePassed, Self::SuspensionOver, Self::StorageOver];
 
     /// The name of the timer that sets it.
     pub const fn timer(self) -> &'static str {
@@ -213,8 +220,13 @@ pub struct Stepped {
 pub enum Reply {
     /// To messages and timers.
     None,
-    Opened { state: State, warnings: Vec<String> },
-    DocumentAdded { document: u32 },
+    Opened {
+        state: State,
+        warnings: Vec<String>,
+    },
+    DocumentAdded {
+        document: u32,
+    },
     DocumentRemoved,
     Advanced(Advanced),
 }
@@ -224,6 +236,7 @@ pub enum Reply {
 pub struct Advanced {
     pub step: u32,
     pub state: State,
+    /// `None` before acceptance and while suspended.
     pub deadline: Option<Date>,
     /// Why the deadline may still move.
     pub provisional: Option<String>,

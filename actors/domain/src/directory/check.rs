@@ -27,8 +27,10 @@ pub(super) fn office(office: &Office) -> Result<(), Refusal> {
         expect_code("office.region", &office.region, CODE_MAX)?;
     }
     if !OFFSET_MINUTES.contains(&office.utc_offset_minutes) {
-        return Err(refuse(FIELD_INVALID)
-            .with("office.utc_offset_minutes", format!("{} to {}", OFFSET_MINUTES.start(), OFFSET_MINUTES.end())));
+        return Err(refuse(FIELD_INVALID).with(
+            "office.utc_offset_minutes",
+            format!("{} to {}", OFFSET_MINUTES.start(), OFFSET_MINUTES.end()),
+        ));
     }
     at_most("office.kiosks", office.kiosks.len(), PER_OFFICE_MAX)?;
     for kiosk in &office.kiosks {
@@ -44,7 +46,10 @@ pub(super) fn office(office: &Office) -> Result<(), Refusal> {
 
 pub(super) fn window(window: &Window) -> Result<(), Refusal> {
     let number = &window.number;
-    if number.is_empty() || number.chars().count() > WINDOW_NUMBER_MAX || !number.chars().all(char::is_alphanumeric) {
+    if number.is_empty()
+        || number.chars().count() > WINDOW_NUMBER_MAX
+        || !number.chars().all(char::is_alphanumeric)
+    {
         return Err(refuse(FIELD_INVALID)
             .with("window.number", format!("1 to {WINDOW_NUMBER_MAX} letters and digits")));
     }

@@ -9,8 +9,8 @@ mod check;
 mod types;
 
 pub use types::{
-    Command, Event, OFFICES_MAX, OFFICES_PER_PERSON_MAX, Office, PEOPLE_MAX, PER_OFFICE_MAX, Part, Person, Reply, Role,
-    Root, WINDOWS_PER_OFFICE_MAX, Window,
+    Command, Event, OFFICES_MAX, OFFICES_PER_PERSON_MAX, Office, PEOPLE_MAX, PER_OFFICE_MAX, Part, Person,
+    Reply, Role, Root, WINDOWS_PER_OFFICE_MAX, Window,
 };
 
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
     entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
     message::Message,
     refusal::{
-        DIRECTORY_ENTRY_UNKNOWN, DIRECTORY_LIMIT, MESSAGE_UNEXPECTED, OFFICE_IN_USE, OFFICE_UNKNOWN, TIMER_UNKNOWN,
-        WORKSTATION_TAKEN, refuse,
+        DIRECTORY_ENTRY_UNKNOWN, DIRECTORY_LIMIT, MESSAGE_UNEXPECTED, OFFICE_IN_USE, OFFICE_UNKNOWN,
+        TIMER_UNKNOWN, WORKSTATION_TAKEN, refuse,
     },
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -60,7 +60,10 @@ impl Directory {
     /// The windows of an office by number.
     pub fn windows(&self, office: &str) -> impl Iterator<Item = &Window> {
         let from = (office.to_owned(), String::new());
-        self.windows.range(from.clone()..).take_while(move |(key, _)| key.0 == from.0).map(|(_, window)| window.as_ref())
+        self.windows
+            .range(from.clone()..)
+            .take_while(move |(key, _)| key.0 == from.0)
+            .map(|(_, window)| window.as_ref())
     }
 
     /// The window a workstation stands at.
@@ -112,19 +115,31 @@ impl Directory {
         if !self.offices.contains_key(code) {
             return Err(refuse(DIRECTORY_ENTRY_UNKNOWN).with("office", code));
         }
-        let people = self.people().filter(|person| person.offices.iter().any(|office| office == code)).count();
+        let people =
+            self.people().filter(|person| person.offices.iter().any(|office| office == code)).count();
         let windows = self.windows(code).count();
         if people + windows > 0 {
-            return Err(refuse(OFFICE_IN_USE).with("people", people.to_string()).with("windows", windows.to_string()));
+            return Err(refuse(OFFICE_IN_USE)
+                .with("people", people.to_string())
+                .with("windows", windows.to_string()));
         }
         Ok(vec![Event::OfficeRemoved { code: code.to_owned() }])
     }
 
     fn known_office(&self, code: &str) -> Result<(), Refusal> {
-        if self.offices.contains_key(code) { Ok(()) } else { Err(refuse(OFFICE_UNKNOWN).with("office", code)) }
+        if self.offices.contains_key(code) {
+            Ok(())
+        } else {
+            Err(refuse(OFFICE_UNKNOWN).with("office", code))
+        }
     }
 
-    fn unless_same<T: PartialEq>(&self, there: Option<&T>, new: &T, event: impl FnOnce() -> Event) -> Vec<Event> {
+    fn unless_same<T: PartialEq>(
+        &self,
+        there: Option<&T>,
+        new: &T,
+        event: impl FnOnce() -> Event,
+    ) -> Vec<Event> {
         if there == Some(new) { Vec::new() } else { vec![event()] }
     }
 
@@ -191,7 +206,12 @@ impl Entity for Directory {
         Ok(Decision { events, reply: Reply::Version(version), sends: Vec::new(), timers: Vec::new() })
     }
 
-    fn receive(&self, source: &EntityRef, message: &Message, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    fn receive(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal> {
         Err(refuse(MESSAGE_UNEXPECTED).with("message", message.name()).with("source", source.to_string()))
     }
 

@@ -90,9 +90,16 @@ pub enum Command {
     PutWindow(Window),
     PutPerson(Person),
     /// Refused while windows or people name it.
-    RemoveOffice { code: String },
-    RemoveWindow { office: String, number: String },
-    RemovePerson { id: String },
+    RemoveOffice {
+        code: String,
+    },
+    RemoveWindow {
+        office: String,
+        number: String,
+    },
+    RemovePerson {
+        id: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! The decisions of a queue.
 
 use super::{
-    CASES_PER_TICKET_MAX, Event, Purpose, Queue, Reply, SWEEP_TICKETS_MAX, TICKETS_PER_LETTER_MAX, Ticket, TicketRef,
-    TicketState, VisitOutcome,
+    CASES_PER_TICKET_MAX, Event, Purpose, Queue, Reply, SWEEP_TICKETS_MAX, TICKETS_PER_LETTER_MAX, Ticket,
+    TicketRef, TicketState, VisitOutcome,
 };
 use crate::{
     directory::{Office, Window},
@@ -10,8 +10,8 @@ use crate::{
     message::Message,
     refusal::{
         CATEGORY_UNKNOWN, MESSAGE_UNEXPECTED, OFFICE_UNKNOWN, QUEUE_EMPTY, SERVICE_INACTIVE, SERVICE_UNKNOWN,
-        TICKET_CASES_LIMIT, TICKET_STATE, TICKET_UNKNOWN, TICKETS_EXHAUSTED, TIMER_UNKNOWN, WINDOW_BUSY, WINDOW_OTHER,
-        WINDOW_UNKNOWN, refuse,
+        TICKET_CASES_LIMIT, TICKET_STATE, TICKET_UNKNOWN, TICKETS_EXHAUSTED, TIMER_UNKNOWN, WINDOW_BUSY,
+        WINDOW_OTHER, WINDOW_UNKNOWN, refuse,
     },
     time::{local_date, local_hour_ms, plus_days},
 };
@@ -39,7 +39,7 @@ impl Queue {
         if priority && !office.priority_categories.iter().any(|known| known == category) {
             return Err(refuse(CATEGORY_UNKNOWN).with("category", office.priority_categories.join(", ")));
         }
-        let day = self.today(office, context);
+        let day = self.today(office.utc_offset_minutes, context);
         let counted = self.root.day == Some(day);
         let last = if counted { self.root.last_numbers.get(&letter).copied().unwrap_or(0) } else { 0 };
         if last >= TICKETS_PER_LETTER_MAX {
@@ -59,7 +59,8 @@ impl Queue {
         let ahead = self.ahead(&ticket);
         let mut decision =
             done(vec![Event::TicketTaken(Arc::clone(&ticket))], Reply::Taken { ticket, ahead });
-        if !counted {
+        // While there are tickets a sweep is set; it sets the next one itself.
+        if self.tickets.is_empty() {
             let due_ms = local_hour_ms(plus_days(day, 1), SWEEP_HOUR, office.utc_offset_minutes);
             decision.timers.push(TimerChange::Set { name: SWEEP_TIMER.to_owned(), due_ms });
         }
@@ -69,7 +70,7 @@ impl Queue {
     pub(super) fn call_next(&self, window: &str, context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
         let office = self.known_office(context)?;
         let place = self.known_window(window, context)?;
-        let day = self.today(office, context);
+        let day = self.today(office.utc_offset_minutes, context);
         if let Some(held) = self.held_by(window, day) {
             return Err(refuse(WINDOW_BUSY)
                 .with("ticket", held.ticket.number.clone())
@@ -94,8 +95,13 @@ impl Queue {
         window: &str,
         context: &Context<'_>,
     ) -> Result<Decision<Self>, Refusal> {
+        let office = self.known_office(context)?;
         self.known_window(window, context)?;
         let ticket = self.known_ticket(ticket)?;
+        let today = self.today(office.utc_offset_minutes, context);
+        if ticket.ticket.day != today {
+            return Err(wrong_state(&ticket.state, &format!("a ticket of {today}")));
+        }
         match &ticket.state {
             TicketState::Called { window: at, called_ms } => {
                 same_window(at, window)?;
@@ -138,7 +144,11 @@ impl Queue {
     }
 
     /// A case says it was opened from a ticket: the ticket remembers it, the case is told.
-    pub(super) fn take_message(&self, source: &EntityRef, message: &Message) -> Result<Decision<Self>, Refusal> {
+    pub(super) fn take_message(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+    ) -> Result<Decision<Self>, Refusal> {
         match message {
             Message::CaseOpened { ticket: name } if source.kind == Kind::Case => {
                 let ticket = self.known_ticket(name)?;
@@ -146,14 +156,13 @@ impl Queue {
                 if ticket.state == TicketState::Waiting {
                     return Err(wrong_state(&ticket.state, "called, in-service, finished"));
                 }
-                let answer = Send {
-                    target: source.clone(),
-                    message: Message::TicketLinked { ticket: name.clone() },
-                };
+                let answer =
+                    Send { target: source.clone(), message: Message::TicketLinked { ticket: name.clone() } };
                 let mut decision = done(Vec::new(), Reply::None);
                 if !ticket.cases.contains(&source.id) {
                     if ticket.cases.len() >= CASES_PER_TICKET_MAX {
-                        return Err(refuse(TICKET_CASES_LIMIT).with("cases", format!("at most {CASES_PER_TICKET_MAX}")));
+                        return Err(refuse(TICKET_CASES_LIMIT)
+                            .with("cases", format!("at most {CASES_PER_TICKET_MAX}")));
                     }
                     let mut linked = ticket.clone();
                     linked.cases.push(source.id.clone());
@@ -163,7 +172,9 @@ impl Queue {
                 Ok(decision)
             }
             Message::CaseOpened { .. } | Message::TicketLinked { .. } | Message::Refused { .. } => {
-                Err(refuse(MESSAGE_UNEXPECTED).with("message", message.name()).with("source", source.to_string()))
+                Err(refuse(MESSAGE_UNEXPECTED)
+                    .with("message", message.name())
+                    .with("source", source.to_string()))
             }
         }
     }
@@ -173,14 +184,15 @@ impl Queue {
         if timer != SWEEP_TIMER {
             return Err(refuse(TIMER_UNKNOWN).with("timer", timer));
         }
-        let office = self.known_office(context)?;
-        let today = self.today(office, context);
+        // The office may have left the directory: its tickets leave all the same.
+        let offset_minutes = context.directory.office(&self.id).map_or(0, |office| office.utc_offset_minutes);
+        let today = self.today(offset_minutes, context);
         let mut past = self.tickets.keys().filter(|ticket| ticket.day < today);
         let tickets: Vec<_> = past.by_ref().take(SWEEP_TICKETS_MAX).cloned().collect();
         let due_ms = if past.next().is_some() {
             Some(context.now_ms + SWEEP_PAUSE_MS)
         } else if self.tickets.len() > tickets.len() {
-            Some(local_hour_ms(plus_days(today, 1), SWEEP_HOUR, office.utc_offset_minutes))
+            Some(local_hour_ms(plus_days(today, 1), SWEEP_HOUR, offset_minutes))
         } else {
             None
         };
@@ -188,7 +200,9 @@ impl Queue {
         let quiet = tickets.is_empty() && due_ms.is_none();
         let events = if quiet { Vec::new() } else { vec![Event::Swept { tickets }] };
         let mut decision = done(events, Reply::None);
-        decision.timers.extend(due_ms.map(|due_ms| TimerChange::Set { name: SWEEP_TIMER.to_owned(), due_ms }));
+        decision
+            .timers
+            .extend(due_ms.map(|due_ms| TimerChange::Set { name: SWEEP_TIMER.to_owned(), due_ms }));
         Ok(decision)
     }
 
@@ -204,13 +218,16 @@ impl Queue {
     }
 
     /// The office's date, never before the queue's day: an office that moves to another offset repeats no number.
-    fn today(&self, office: &Office, context: &Context<'_>) -> Date {
-        let date = local_date(context.now_ms, office.utc_offset_minutes);
+    fn today(&self, offset_minutes: i32, context: &Context<'_>) -> Date {
+        let date = local_date(context.now_ms, offset_minutes);
         self.root.day.map_or(date, |day| day.max(date))
     }
 
     fn known_office<'a>(&self, context: &Context<'a>) -> Result<&'a Office, Refusal> {
-        context.directory.office(&self.id).ok_or_else(|| refuse(OFFICE_UNKNOWN).with("office", self.id.clone()))
+        context
+            .directory
+            .office(&self.id)
+            .ok_or_else(|| refuse(OFFICE_UNKNOWN).with("office", self.id.clone()))
     }
 
     fn known_window<'a>(&self, window: &str, context: &Context<'a>) -> Result<&'a Window, Refusal> {

@@ -11,8 +11,8 @@ mod decide;
 mod types;
 
 pub use types::{
-    CASES_PER_TICKET_MAX, Command, Event, Part, Purpose, Reply, Root, SWEEP_TICKETS_MAX, TICKETS_PER_LETTER_MAX, Ticket,
-    TicketRef, TicketState, VisitOutcome,
+    CASES_PER_TICKET_MAX, Command, Event, Part, Purpose, Reply, Root, SWEEP_TICKETS_MAX,
+    TICKETS_PER_LETTER_MAX, Ticket, TicketRef, TicketState, VisitOutcome,
 };
 
 use crate::{
@@ -151,14 +151,21 @@ impl Entity for Queue {
 
     fn decide(&self, command: &Command, context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
         match command {
-            Command::TakeTicket { purpose, service, category } => self.take_ticket(*purpose, service, category, context),
+            Command::TakeTicket { purpose, service, category } => {
+                self.take_ticket(*purpose, service, category, context)
+            }
             Command::CallNext { window } => self.call_next(window, context),
             Command::Begin { ticket, window } => self.begin(ticket, window, context),
             Command::Finish { ticket, window, outcome } => self.finish(ticket, window, *outcome, context),
         }
     }
 
-    fn receive(&self, source: &EntityRef, message: &Message, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    fn receive(
+        &self,
+        source: &EntityRef,
+        message: &Message,
+        _context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal> {
         self.take_message(source, message)
     }
 
@@ -176,7 +183,9 @@ impl Entity for Queue {
                 }
                 self.root.last_sequence = ticket.sequence;
                 let digits: String = number.chars().skip(1).collect();
-                self.root.last_numbers.insert(ticket.letter(), digits.parse().unwrap_or(TICKETS_PER_LETTER_MAX));
+                self.root
+                    .last_numbers
+                    .insert(ticket.letter(), digits.parse().unwrap_or(TICKETS_PER_LETTER_MAX));
                 self.put(Arc::clone(ticket));
             }
             Event::TicketCalled(ticket)
@@ -237,7 +246,9 @@ impl Entity for Queue {
                 let own = access::workstation_of(context, office)?;
                 match command {
                     Command::TakeTicket { .. } => Ok(()),
-                    Command::CallNext { window } | Command::Begin { window, .. } | Command::Finish { window, .. } => {
+                    Command::CallNext { window }
+                    | Command::Begin { window, .. }
+                    | Command::Finish { window, .. } => {
                         if *window == own.number {
                             Ok(())
                         } else {
@@ -248,7 +259,9 @@ impl Entity for Queue {
             }
             "kiosk" => match command {
                 Command::TakeTicket { .. } => access::kiosk_of(context, office),
-                Command::CallNext { .. } | Command::Begin { .. } | Command::Finish { .. } => Err(access::denied(context)),
+                Command::CallNext { .. } | Command::Begin { .. } | Command::Finish { .. } => {
+                    Err(access::denied(context))
+                }
             },
             _ => Err(access::denied(context)),
         }

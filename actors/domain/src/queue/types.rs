@@ -104,10 +104,22 @@ pub struct Ticket {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TicketState {
     Waiting,
-    Called { window: String, called_ms: i64 },
-    InService { window: String, called_ms: i64, begun_ms: i64 },
+    Called {
+        window: String,
+        called_ms: i64,
+    },
+    InService {
+        window: String,
+        called_ms: i64,
+        begun_ms: i64,
+    },
     /// `begun_ms` is `None` when the visitor did not come.
-    Finished { window: String, called_ms: i64, begun_ms: Option<i64>, finished_ms: i64 },
+    Finished {
+        window: String,
+        called_ms: i64,
+        begun_ms: Option<i64>,
+        finished_ms: i64,
+    },
 }
 
 impl TicketState {
@@ -124,7 +136,9 @@ impl TicketState {
     pub fn window(&self) -> Option<&str> {
         match self {
             Self::Waiting => None,
-            Self::Called { window, .. } | Self::InService { window, .. } | Self::Finished { window, .. } => Some(window),
+            Self::Called { window, .. } | Self::InService { window, .. } | Self::Finished { window, .. } => {
+                Some(window)
+            }
         }
     }
 
@@ -152,7 +166,9 @@ pub enum Event {
     TicketFinished(Arc<Ticket>),
     CaseLinked(Arc<Ticket>),
     /// Tickets of past days leave the queue; the journal keeps what happened to them.
-    Swept { tickets: Vec<TicketRef> },
+    Swept {
+        tickets: Vec<TicketRef>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,11 @@ const CASE_ROOT_BYTES_MAX: usize = 1_024;
 
 pub fn person() -> Applicant {
     Applicant::Person(people::Person {
-        name: PersonName { last_name: "Образцов".into(), first_name: "Пётр".into(), middle_name: "Примерович".into() },
+        name: PersonName {
+            last_name: "Образцов".into(),
+            first_name: "Пётр".into(),
+            middle_name: "Примерович".into(),
+        },
         snils: "112-233-445 95".into(),
         ..people::Person::default()
     })
@@ -322,7 +326,10 @@ fn requests_have_answers() {
     let asked = Message::CaseOpened { ticket: ticket.clone() };
     assert_eq!(asked.role(), MessageRole::Request);
     assert_eq!(Message::TicketLinked { ticket }.role(), MessageRole::Answer);
-    assert_eq!(Message::Refused { reason: "TICKET_UNKNOWN".into(), of: Box::new(asked) }.role(), MessageRole::Answer);
+    assert_eq!(
+        Message::Refused { reason: "TICKET_UNKNOWN".into(), of: Box::new(asked) }.role(),
+        MessageRole::Answer
+    );
 }
 
 /// The states that are ends for the visitor keep no timer behind.
@@ -347,5 +354,45 @@ fn ended_cases_have_no_timers() {
         assert!(matches!(case.head().life, Life::Issued { .. } | Life::Withdrawn { .. }));
         assert_eq!(case.rows(None).len(), 3, "two lists and the applicant's");
         assert_ne!(case.state(), State::Accepted);
+    }
+}
+
+/// A hundred thousand idle cases are to fit 300 MB with their actors: what one holds on the stack of its box and
+/// on the heap. Encoded bytes stand for the contents of texts.
+#[test]
+fn a_resident_case_is_small() {
+    let mut world = World::with_office();
+    let (id, opened) = world.open(&open(None));
+    opened.unwrap();
+    let fixed = size_of::<Case>() + size_of::<case::Root>() + size_of::<Applicant>();
+    let texts = world.cases[&id].root_bytes() + bincode::serialize(&person()).unwrap().len();
+    assert!(fixed + texts <= 1_800, "{fixed} bytes and {texts} of texts");
+}
+
+/// Details of a refusal may be the caller's own text.
+#[test]
+fn refusals_stay_small() {
+    let mut world = World::with_office();
+    let case::Command::Open { office, applicants, ticket, note, .. } = open(None) else { unreachable!() };
+    let service = "ы".repeat(100_000);
+    let (_, opened) = world.open(&case::Command::Open { office, service, applicants, ticket, note });
+    let refusal = opened.unwrap_err();
+    assert_eq!(
+        (refusal.reason.as_str(), refusal.details["service"].chars().count()),
+        ("SERVICE_UNKNOWN", 301)
+    );
+}
+
+/// Notes by which a build for tests is made to panic mean nothing in any other build.
+#[test]
+fn only_a_build_for_tests_panics_on_purpose() {
+    let mut world = World::with_office();
+    let (id, opened) = world.open(&open(None));
+    opened.unwrap();
+    for note in ["test-faults: panic in decide", "test-faults: panic in evolve"] {
+        let added = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            world.case(&id, &document(note.into()))
+        }));
+        assert_eq!(added.is_err(), cfg!(feature = "test-faults"), "{note}");
     }
 }

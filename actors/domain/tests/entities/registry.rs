@@ -28,7 +28,8 @@ fn numbers_and_names_are_stable() {
     assert_eq!((Kind::parse("sys"), Kind::from_number(0)), (None, None));
     let tables: Vec<_> = Table::ALL.iter().map(|table| table.number()).collect();
     assert_eq!(tables, [1, 2, 3, 4]);
-    let states: Vec<_> = State::ALL.iter().map(|state| (state.number(), State::parse(state.name()))).collect();
+    let states: Vec<_> =
+        State::ALL.iter().map(|state| (state.number(), State::parse(state.name()))).collect();
     assert_eq!(states, (1..).zip(State::ALL).map(|(n, state)| (n, Some(state))).collect::<Vec<_>>());
 }
 
@@ -48,9 +49,13 @@ fn ids_follow_from_the_request_alone() {
 #[test]
 fn keys_order_like_their_values() {
     let date = |text: &str| text.parse().unwrap();
-    let days = ["2025-12-31", "2026-01-01", "2026-01-02", "2026-02-01"].map(|day| rows::case_by_deadline(date(day), "b").key);
+    let days = ["2025-12-31", "2026-01-01", "2026-01-02", "2026-02-01"]
+        .map(|day| rows::case_by_deadline(date(day), "b").key);
     assert!(days.is_sorted());
-    assert!(rows::case_by_deadline_from(date("2026-01-01")) < days[1] && rows::case_by_deadline_from(date("2026-01-02")) > days[1]);
+    assert!(
+        rows::case_by_deadline_from(date("2026-01-01")) < days[1]
+            && rows::case_by_deadline_from(date("2026-01-02")) > days[1]
+    );
     assert_eq!(rows::case_by_deadline_office(&days[0]), Some("b"));
     assert_eq!(rows::case_by_deadline_office(&days[0][..4]), None);
     let moments = [i64::MIN, -1, 0, 1, i64::MAX].map(|at| rows::case_by_office("a", at).key);
@@ -104,7 +109,9 @@ fn reasons_are_named_once() {
     assert_eq!(codes.len(), all.len());
     for reason in all {
         assert!(reason.code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{}", reason.code);
-        assert!(!reason.text_en.is_empty() && reason.text_ru.chars().any(|letter| ('а'..='я').contains(&letter)));
+        assert!(
+            !reason.text_en.is_empty() && reason.text_ru.chars().any(|letter| ('а'..='я').contains(&letter))
+        );
     }
 }
 
@@ -122,7 +129,8 @@ fn published(page: &str, what: &str, text: &str) {
     let (head, rest) = old.split_once(&begin).unwrap_or_else(|| panic!("{page} has no line {begin}"));
     let (body, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("{page} has no line {end}"));
     if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
-        fs::write(&path, format!("{head}{begin}{text}{end}{tail}")).unwrap_or_else(|error| panic!("{page}: {error}"));
+        fs::write(&path, format!("{head}{begin}{text}{end}{tail}"))
+            .unwrap_or_else(|error| panic!("{page}: {error}"));
     } else {
         assert_eq!(body, text, "{page} does not say what the code says; run with UPDATE_GOLDENFILES=1");
     }

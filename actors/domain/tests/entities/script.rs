@@ -14,8 +14,8 @@ use okno_domain::{
     directory::{self, Office, Person, Role, Window},
     entity::Refusal,
     people::{
-        Applicant, AuthorisedRepresentative, ForeignEntityRepresentative, ForeignPerson, IdentityDocument, LegalEntity,
-        PersonName, PowerOfAttorney, SoleTrader,
+        Applicant, AuthorisedRepresentative, ForeignEntityRepresentative, ForeignPerson, IdentityDocument,
+        LegalEntity, PersonName, PowerOfAttorney, SoleTrader,
     },
     queue::{self, Purpose, Ticket, TicketRef, VisitOutcome},
 };
@@ -23,8 +23,10 @@ use std::{collections::BTreeMap, error::Error, fs, path::Path};
 
 fn check(folder: &str) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts").join(folder);
-    let mut scripts: Vec<_> =
-        fs::read_dir(&folder).expect("the folder is there").map(|entry| entry.expect("an entry").path()).collect();
+    let mut scripts: Vec<_> = fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     scripts.sort();
     assert!(!scripts.is_empty(), "no scripts in {}", folder.display());
     for script in scripts {
@@ -62,7 +64,8 @@ struct Args<'a> {
 
 impl<'a> Args<'a> {
     fn of(command: &'a Command) -> Self {
-        let keys = command.args.iter().filter_map(|arg| arg.key.as_deref().map(|key| (key, arg.value.as_str())));
+        let keys =
+            command.args.iter().filter_map(|arg| arg.key.as_deref().map(|key| (key, arg.value.as_str())));
         let positions: Vec<_> =
             command.args.iter().filter(|arg| arg.key.is_none()).map(|arg| arg.value.as_str()).collect();
         Self { keys: keys.collect(), positions: positions.into_iter() }
@@ -104,7 +107,12 @@ impl goldenscript::Runner for Runner {
             }
             "timers" => {
                 let timers = self.world.timers();
-                timers.iter().map(|(due, entity, name)| format!("{} {} {name}\n", local(*due), self.world.show(entity))).collect()
+                timers
+                    .iter()
+                    .map(|(due, entity, name)| {
+                        format!("{} {} {name}\n", local(*due), self.world.show(entity))
+                    })
+                    .collect()
             }
             "office" | "window" | "person" | "remove-office" | "remove-window" | "remove-person" => {
                 let command = directory_command(&command.name, &mut args)?;
@@ -168,7 +176,10 @@ impl Runner {
             "remove" => case::Command::RemoveDocument { document: args.next()?.parse()? },
             _ => case::Command::Advance { step: step(args)? },
         };
-        Ok(self.world.case(&id, &command).map_or_else(|refusal| refused(&refusal), |reply| show_reply(&reply)))
+        Ok(self
+            .world
+            .case(&id, &command)
+            .map_or_else(|refusal| refused(&refusal), |reply| show_reply(&reply)))
     }
 
     fn show(&self, name: &str) -> Result<String, Box<dyn Error>> {
@@ -196,12 +207,18 @@ impl Runner {
             }
             _ => {
                 let window = args.next()?.into();
-                let outcome = if args.take("outcome") == "no-show" { VisitOutcome::NoShow } else { VisitOutcome::Served };
+                let outcome = if args.take("outcome") == "no-show" {
+                    VisitOutcome::NoShow
+                } else {
+                    VisitOutcome::Served
+                };
                 queue::Command::Finish { ticket: ticket(args)?.ok_or("which ticket?")?, window, outcome }
             }
         };
         Ok(match self.world.queue(office, &command) {
-            Ok(queue::Reply::Taken { ticket, ahead }) => format!("{} · {ahead} ahead\n", show_ticket(&ticket)),
+            Ok(queue::Reply::Taken { ticket, ahead }) => {
+                format!("{} · {ahead} ahead\n", show_ticket(&ticket))
+            }
             Ok(queue::Reply::Ticket(ticket)) => format!("{}\n", show_ticket(&ticket)),
             Ok(queue::Reply::None) => unreachable!("commands are answered"),
             Err(refusal) => refused(&refusal),
@@ -261,7 +278,9 @@ fn step(args: &mut Args<'_>) -> Result<Step, Box<dyn Error>> {
         "receive-result" => Step::ReceiveResult { reference, note },
         "receive-refusal" => Step::ReceiveRefusal { reason, reference },
         "make-ready" => Step::MakeReady { note },
-        "issue" => Step::Issue { received_by: args.take("to").into(), paper_copy: args.take("copy") == "paper" },
+        "issue" => {
+            Step::Issue { received_by: args.take("to").into(), paper_copy: args.take("copy") == "paper" }
+        }
         "withdraw" => Step::Withdraw { reason },
         "mark-unclaimed" => Step::MarkUnclaimed,
         "archive" => Step::Archive,
@@ -277,7 +296,10 @@ fn ticket(args: &mut Args<'_>) -> Result<Option<TicketRef>, Box<dyn Error>> {
 
 /// One applicant of the kind asked for, or nobody; `for=represented` puts a representative before a person.
 fn applicants(args: &mut Args<'_>) -> Result<Vec<Applicant>, Box<dyn Error>> {
-    let name = || PersonName { last_name: "Образцов".into(), first_name: "Пётр".into(), middle_name: String::new() };
+    let name =
+        || PersonName {
+            last_name: "Образцов".into(), first_name: "Пётр".into(), middle_name: String::new()
+        };
     let identity = |kind: &str, series: &str, number: &str| IdentityDocument {
         kind: kind.into(),
         series: series.into(),
@@ -342,7 +364,8 @@ fn refused(refusal: &Refusal) -> String {
 }
 
 fn show_reply(reply: &case::Reply) -> String {
-    let warnings = |all: &[String]| all.iter().map(|warning| format!("warning {warning}\n")).collect::<String>();
+    let warnings =
+        |all: &[String]| all.iter().map(|warning| format!("warning {warning}\n")).collect::<String>();
     match reply {
         case::Reply::None => unreachable!("commands are answered"),
         case::Reply::Opened { state, warnings: all } => format!("{}\n{}", state.name(), warnings(all)),
@@ -366,7 +389,8 @@ fn show_reply(reply: &case::Reply) -> String {
 
 fn show_case(case: &Case) -> String {
     let head = case.head();
-    let mut text = format!("{} of {} in {}: {:?}\n", case.state().name(), head.service, head.office, head.life);
+    let mut text =
+        format!("{} of {} in {}: {:?}\n", case.state().name(), head.service, head.office, head.life);
     for applicant in case.applicants() {
         text.push_str(&format!("applicant {}\n", applicant.display_name()));
     }
@@ -396,7 +420,8 @@ fn show_case(case: &Case) -> String {
         ));
     }
     for request in case.requests() {
-        let answered = request.answered_ms.map_or_else(|| "open".into(), |at| format!("answered {}", local(at)));
+        let answered =
+            request.answered_ms.map_or_else(|| "open".into(), |at| format!("answered {}", local(at)));
         text.push_str(&format!("request {} to {}: {answered}\n", request.number, request.authority));
     }
     for step in case.steps() {

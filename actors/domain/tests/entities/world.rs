@@ -10,7 +10,10 @@ use okno_domain::{
     case::Case,
     catalogue::{Catalogue, SourceFile, files},
     directory::{self, Directory},
-    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, Origin, Principal, Refusal, Row, Send, TimerChange},
+    entity::{
+        Context, Decision, Entity, EntityRef, EventMeta, Kind, Origin, Principal, Refusal, Row, Send,
+        TimerChange,
+    },
     ids,
     message::Message,
     queue::Queue,
@@ -62,7 +65,8 @@ impl<E: Entity> Stored<E> {
                 None => self.parts.remove(name),
             };
             if let Some(bytes) = self.parts.get(name).filter(|_| name.starts_with("document:")) {
-                let stands = encoded.iter().any(|event| event.windows(bytes.len()).any(|window| window == bytes));
+                let stands =
+                    encoded.iter().any(|event| event.windows(bytes.len()).any(|window| window == bytes));
                 assert!(stands, "the bytes of {name} stand in no event");
             }
         }
@@ -110,6 +114,8 @@ pub struct World {
     timers: BTreeMap<(EntityRef, String), i64>,
     outbox: VecDeque<(EntityRef, Send)>,
     requests: u128,
+    /// Ids of cases as they were opened.
+    opened: Vec<String>,
     /// What happened since somebody looked.
     pub log: Vec<String>,
 }
@@ -129,6 +135,7 @@ impl World {
             timers: BTreeMap::new(),
             outbox: VecDeque::new(),
             requests: 0,
+            opened: Vec::new(),
             log: Vec::new(),
         }
     }
@@ -186,7 +193,10 @@ impl World {
     }
 
     /// Opens a case under the id that follows from the request.
-    pub fn open(&mut self, command: &okno_domain::case::Command) -> (String, Result<okno_domain::case::Reply, Refusal>) {
+    pub fn open(
+        &mut self,
+        command: &okno_domain::case::Command,
+    ) -> (String, Result<okno_domain::case::Reply, Refusal>) {
         let request = self.request();
         let id = ids::case_id(&self.origin.principal, request);
         let reply = self.case_with(&id, command, request);
@@ -235,7 +245,8 @@ impl World {
     /// Moves the clock on; timers fire on the way, each at its time.
     pub fn advance_to(&mut self, at_ms: i64) {
         loop {
-            let next = self.timers.iter().map(|((entity, name), due)| (*due, entity.clone(), name.clone())).min();
+            let next =
+                self.timers.iter().map(|((entity, name), due)| (*due, entity.clone(), name.clone())).min();
             let Some((due, entity, name)) = next.filter(|(due, _, _)| *due <= at_ms) else { break };
             self.now_ms = self.now_ms.max(due);
             self.timers.remove(&(entity.clone(), name.clone()));
@@ -316,6 +327,11 @@ impl World {
 
     fn commit<E: Held>(&mut self, entity: &EntityRef, decision: Decision<E>) -> E::Reply {
         let meta = EventMeta { time_ms: self.now_ms, origin: self.origin.clone() };
+        let sets = decision.timers.iter().any(|change| matches!(change, TimerChange::Set { .. }));
+        assert!(!sets || !decision.events.is_empty(), "a timer is set without an event");
+        if entity.kind == Kind::Case && !self.opened.contains(&entity.id) {
+            self.opened.push(entity.id.clone());
+        }
         let name = self.show(entity);
         for change in decision.timers {
             match change {
@@ -340,9 +356,7 @@ impl World {
     pub fn show(&self, entity: &EntityRef) -> String {
         match entity.kind {
             Kind::Case => {
-                let mut opened: Vec<_> = self.cases.iter().collect();
-                opened.sort_by_key(|(_, case)| case.state.head().opened.as_ref().map(|stamp| stamp.at_ms));
-                let place = opened.iter().position(|(id, _)| **id == entity.id);
+                let place = self.opened.iter().position(|id| *id == entity.id);
                 place.map_or_else(|| "case?".into(), |place| format!("case{}", place + 1))
             }
             Kind::Queue | Kind::Catalogue | Kind::Directory => entity.to_string(),
@@ -374,14 +388,22 @@ impl Held for Directory {
 }
 
 /// Authorises and decides, as a leader does; twice, for a retry must give the same.
-fn decide<E: Registered>(state: &E, command: &E::Command, context: &Context<'_>) -> Result<Decision<E>, Refusal> {
+fn decide<E: Registered>(
+    state: &E,
+    command: &E::Command,
+    context: &Context<'_>,
+) -> Result<Decision<E>, Refusal> {
     let any = E::command_into(command.clone());
     assert_eq!(any.kind(), E::KIND);
     let command: E::Command = E::command_from(decode(&encode(&any))).expect("the command is of this kind");
     state.authorise(&command, context)?;
     let decision = state.decide(&command, context)?;
     let again = state.decide(&command, context)?;
-    assert_eq!((&decision.events, &decision.reply), (&again.events, &again.reply), "a retry decides otherwise");
+    assert_eq!(
+        (&decision.events, &decision.reply),
+        (&again.events, &again.reply),
+        "a retry decides otherwise"
+    );
     assert_eq!(decode::<E::Reply>(&encode(&decision.reply)), decision.reply);
     Ok(decision)
 }
@@ -392,8 +414,14 @@ pub fn origin(kind: &str, id: &str, workstation: &str) -> Origin {
 
 /// A moment as the offices' clocks show it.
 pub fn local(at_ms: i64) -> String {
-    let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(i8::try_from(OFFSET_MINUTES / 60).expect("a small offset")));
-    jiff::Timestamp::from_millisecond(at_ms).expect("a moment").to_zoned(zone).strftime("%Y-%m-%dT%H:%M").to_string()
+    let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(
+        i8::try_from(OFFSET_MINUTES / 60).expect("a small offset"),
+    ));
+    jiff::Timestamp::from_millisecond(at_ms)
+        .expect("a moment")
+        .to_zoned(zone)
+        .strftime("%Y-%m-%dT%H:%M")
+        .to_string()
 }
 
 /// The moment at which the offices' clocks show this.
