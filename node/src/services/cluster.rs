@@ -1,0 +1,276 @@
+//! `okno.v1.ClusterService`: for those who run the cluster (R-O1).
+
+use super::{
+    desk::{Desk, WriteRequest, storage_failure},
+    watch::stopping,
+};
+use crate::{
+    convert::{required, timestamp},
+    failure::Failure,
+    front::CallContext,
+};
+use futures::Stream;
+use okno_cluster::{ClusterStatus, MemberStatus, NodePhase, TransferError, api::Role};
+use okno_domain::entity::RefusalClass;
+use okno_proto::v1::{self, cluster_service_server::ClusterService, watch_notices_response::Update};
+use okno_storage::commit::{EntityKey, SystemOp};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub struct Clusters(pub Arc<Desk>);
+
+/// Notices on their way to one reader.
+const QUEUE_MAX: usize = 64;
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// A reader that takes nothing for this long is gone.
+const SLOW_MAX: Duration = Duration::from_secs(30);
+
+fn member(status: &ClusterStatus, member: &MemberStatus) -> v1::Member {
+    v1::Member {
+        node_id: member.id,
+        address: member.address.clone(),
+        connected: member.connected,
+        match_index: member.match_index.unwrap_or_default(),
+        clock_offset_ms: member.clock_offset_ms.unwrap_or_default(),
+        leader: status.leader == Some(member.id),
+        self_: member.id == status.node_id,
+    }
+}
+
+fn status_response(status: &ClusterStatus, started_at: SystemTime) -> v1::GetStatusResponse {
+    let (reason, remedy) = match &status.phase {
+        NodePhase::Quarantined { reason, remedy } => (reason.clone(), remedy.clone()),
+        NodePhase::Pinning { missing } => (format!("waiting for nodes {missing:?}"), String::new()),
+        NodePhase::Starting | NodePhase::Serving | NodePhase::Stopping => (status.alarms.join("; "), String::new()),
+    };
+    let phase = match &status.phase {
+        NodePhase::Starting => v1::NodePhase::Starting,
+        NodePhase::Pinning { .. } => v1::NodePhase::Pinning,
+        NodePhase::Serving => v1::NodePhase::Serving,
+        NodePhase::Quarantined { .. } => v1::NodePhase::Quarantined,
+        NodePhase::Stopping => v1::NodePhase::Stopping,
+    };
+    let role = match status.role {
+        Role::Follower { .. } => v1::MemberRole::Follower,
+        Role::Candidate => v1::MemberRole::Candidate,
+        Role::Leader { .. } => v1::MemberRole::Leader,
+    };
+    v1::GetStatusResponse {
+        node_id: status.node_id,
+        cluster: status.cluster.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        phase: phase.into(),
+        reason,
+        remedy,
+        term: status.term,
+        leader: status.leader.unwrap_or_default(),
+        role: role.into(),
+        commit_index: status.commit,
+        applied_index: status.applied,
+        last_index: status.last_index,
+        cluster_time: timestamp(status.time_ms),
+        chain: hex::encode(status.chain),
+        members: status.members.iter().map(|one| member(status, one)).collect(),
+        level: status.level,
+        started_at: Some(started_at.into()),
+    }
+}
+
+fn entity_from(entity: Option<v1::EntityRef>) -> Result<(v1::EntityRef, EntityKey), Failure> {
+    let entity = entity.unwrap_or_default();
+    required("entity.kind", &entity.kind)?;
+    required("entity.id", &entity.id)?;
+    let key = EntityKey::parse(&format!("{}/{}", entity.kind, entity.id)).map_err(|_| {
+        Failure::field("entity", "не имя объекта", "expected a kind and an id such as case and a UUID")
+    })?;
+    Ok((entity, key))
+}
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let handler = |desk: Arc<Desk>, _: CallContext, _| async move {
+            Ok(status_response(&desk.cluster.status(), desk.started_at))
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        let handler = |desk: Arc<Desk>, _: CallContext, _| async move {
+            let status = desk.cluster.status();
+            let members = status.members.iter().map(|one| member(&status, one)).collect();
+            Ok(v1::ListMembersResponse { members, served_by: desk.node_id })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
+        let handler = |desk: Arc<Desk>, _: CallContext, message: v1::TransferLeaderRequest| async move {
+            let to = Some(message.to).filter(|to| *to != 0);
+            let leader = desk.cluster.transfer_leader(to).await.map_err(transfer_failure)?;
+            let term = desk.cluster.status().term;
+            tracing::info!(leader, term, "leadership was handed over by an operator");
+            Ok(v1::TransferLeaderResponse { leader, term, served_by: desk.node_id })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn show_entity(
+        &self,
+        request: Request<v1::ShowEntityRequest>,
+    ) -> Result<Response<v1::ShowEntityResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ShowEntityRequest| async move {
+            let (entity, key) = entity_from(message.entity)?;
+            desk.read_point(&context, message.read.as_ref()).await?;
+            desk.record_read(&context, key.as_str())?;
+            let info = desk.query.entity_info(&key).map_err(storage_failure)?;
+            let parts = match desk.cluster.state().view().entity(&key).map_err(storage_failure)? {
+                Some(stored) => stored.parts.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect(),
+                None => Vec::new(),
+            };
+            let (head, head_index) = info.head.unwrap_or_default();
+            Ok(v1::ShowEntityResponse {
+                meta: desk.read_meta_at(info.applied_index),
+                entity: Some(entity),
+                exists: info.head.is_some(),
+                head_term: head.term,
+                head_counter: head.counter,
+                parts,
+                quarantined: info.quarantine.is_some(),
+                quarantine_reason: info.quarantine.unwrap_or_default(),
+                quarantined_at: None,
+                parked_messages: u32::try_from(info.waiting.len()).unwrap_or(u32::MAX),
+                state: format!("last commit at index {head_index}; {} bytes; {} timers", info.bytes, info.timers.len()),
+            })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn release_entity(
+        &self,
+        request: Request<v1::ReleaseEntityRequest>,
+    ) -> Result<Response<v1::ReleaseEntityResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::ReleaseEntityRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            let (_, entity) = entity_from(message.entity)?;
+            let meta = desk.system(&context, request, SystemOp::Release { entity }).await?;
+            Ok(v1::ReleaseEntityResponse { meta })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn place_marker(
+        &self,
+        request: Request<v1::PlaceMarkerRequest>,
+    ) -> Result<Response<v1::PlaceMarkerResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::PlaceMarkerRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            let meta = desk.system(&context, request, SystemOp::Marker).await?;
+            let marker_index = meta.as_ref().map(|meta| meta.applied_index).unwrap_or_default();
+            Ok(v1::PlaceMarkerResponse { meta, marker_index })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn get_digests(
+        &self,
+        request: Request<v1::GetDigestsRequest>,
+    ) -> Result<Response<v1::GetDigestsResponse>, Status> {
+        let handler = |desk: Arc<Desk>, _: CallContext, _| async move {
+            let members = desk.cluster.digest_report().into_iter().map(|member| {
+                let (chain_index, chain) = member.chains.last().copied().unwrap_or_default();
+                v1::MemberDigest {
+                    node_id: member.node,
+                    chain_index,
+                    chain: if chain_index == 0 { String::new() } else { hex::encode(chain) },
+                    marker_index: member.digest.map_or(0, |(index, _)| index),
+                    digest: member.digest.map(|(_, digest)| hex::encode(digest)).unwrap_or_default(),
+                }
+            });
+            Ok(v1::GetDigestsResponse { served_by: desk.node_id, members: members.collect() })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    type WatchNoticesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchNoticesResponse, Status>> + Send>>;
+
+    async fn watch_notices(
+        &self,
+        request: Request<v1::WatchNoticesRequest>,
+    ) -> Result<Response<Self::WatchNoticesStream>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, _| async move {
+            let permit = desk.watches.clone().try_acquire_owned();
+            let permit = permit.map_err(|_| Failure::exhausted("WATCHES_FULL", "too many watches on this node"))?;
+            let (down, received) = mpsc::channel(QUEUE_MAX);
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Some(failure) = tell_notices(&desk, &down).await {
+                    // It may be gone already.
+                    let _ = down.send_timeout(Err(failure.status(context.language)), Duration::from_secs(1)).await;
+                }
+            });
+            Ok(Box::pin(ReceiverStream::new(received)) as Self::WatchNoticesStream)
+        };
+        self.0.handle(request, handler).await
+    }
+}
+
+/// Until the reader goes (`None`) or the node does.
+async fn tell_notices(
+    desk: &Desk,
+    down: &mpsc::Sender<Result<v1::WatchNoticesResponse, Status>>,
+) -> Option<Failure> {
+    let response = |update| Ok(v1::WatchNoticesResponse { served_by: desk.node_id, update: Some(update) });
+    let (mut pending, mut notices) = desk.notices.subscribe();
+    loop {
+        for notice in pending.drain(..) {
+            down.send_timeout(response(Update::Notice(notice)), SLOW_MAX).await.ok()?;
+        }
+        tokio::select! {
+            notice = notices.recv() => match notice {
+                Ok(notice) => pending.push(notice),
+                Err(RecvError::Lagged(_)) => (pending, notices) = desk.notices.subscribe(),
+                Err(RecvError::Closed) => return Some(stopping()),
+            },
+            () = tokio::time::sleep(ALIVE_EVERY) => {
+                down.send_timeout(response(Update::Alive(SystemTime::now().into())), SLOW_MAX).await.ok()?;
+            }
+            () = down.closed() => return None,
+            () = desk.stop.cancelled() => return Some(stopping()),
+        }
+    }
+}
+
+fn transfer_failure(error: TransferError) -> Failure {
+    let pause = Duration::from_millis(500);
+    let refused = |reason| {
+        let text = error.to_string();
+        Failure::refused(RefusalClass::FailedPrecondition, reason, &format!("Передача не выполнена: {text}"), &text)
+    };
+    match error {
+        TransferError::NotLeader { .. } => Failure::not_applied("NOT_LEADER", pause, error.to_string()),
+        TransferError::NoTarget => refused("TRANSFER_NO_TARGET"),
+        TransferError::BadTarget => refused("TRANSFER_BAD_TARGET"),
+        TransferError::Busy => Failure::not_applied("TRANSFER_BUSY", pause, error.to_string()),
+        TransferError::TimedOut => Failure::not_applied("TRANSFER_TIMED_OUT", pause, error.to_string()),
+        TransferError::Elsewhere { .. } => refused("TRANSFER_ELSEWHERE"),
+        TransferError::Closed => Failure::not_applied("NODE_CLOSED", pause, error.to_string()),
+    }
+}

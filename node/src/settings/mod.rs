@@ -1,0 +1,293 @@
+//! What a node is told: a TOML file, environment variables and flags.
+//!
+//! Precedence: flag > environment > file > default. Unknown keys are refused everywhere, and every error names
+//! where it stands (file and line, variable or flag), the key and what was expected there. A setting never holds
+//! a secret: keys are named by path.
+
+mod load;
+mod parse;
+
+pub use load::{ENV_PREFIX, Override, Place, SettingsError, load};
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where settings stand on an installed machine.
+pub const SETTINGS_PATH: &str = "/etc/okno/okno.toml";
+
+/// All settings of a node. Every field has a default except those `load` demands: `cluster.name`, `cluster.id`,
+/// `node.id` and the certificate paths.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub cluster: ClusterSection,
+    pub node: NodeSection,
+    pub clients: ClientsSection,
+    pub peers: PeersSection,
+    pub ops: OpsSection,
+    pub raft: RaftSection,
+    pub actors: ActorsSection,
+    pub storage: StorageSection,
+    pub log: LogSection,
+    pub security: SecuritySection,
+}
+
+/// Which cluster this node belongs to.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSection {
+    /// The name in certificates: `okno://<name>/<kind>/<id>`. It outlives a restore, which gives the cluster a
+    /// new id, so that the certificates of a region need not be issued again.
+    pub name: String,
+    /// The cluster id given to `okno init`; the data directory must carry the same.
+    pub id: Option<uuid::Uuid>,
+    /// Node id → host:port clients reach that node at, for lists of members. Nodes left out are told by id only.
+    pub client_addresses: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeSection {
+    /// This node's id, from 1; it dies with its data directory.
+    pub id: u64,
+    pub data_dir: PathBuf,
+    /// Threads that serve the network. Raft, apply and the shards have threads of their own.
+    pub worker_threads: usize,
+    /// How long SIGTERM waits for calls in flight after leadership was handed over.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for NodeSection {
+    fn default() -> Self {
+        Self {
+            id: 0,
+            data_dir: PathBuf::from("/var/lib/okno"),
+            worker_threads: 2,
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Paths of one side's certificates, PEM. Watched: a change is taken over without a restart.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsSection {
+    /// Authorities whose certificates are accepted here. Clients and peers have separate ones.
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Revocation lists. Once any is named, a certificate whose status no list tells is refused, and so is
+    /// everything when a list has passed its next update.
+    pub revocation_lists: Vec<PathBuf>,
+}
+
+/// The listener for clients (port 7400).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientsSection {
+    #[serde(deserialize_with = "parse::socket_address")]
+    pub listen: SocketAddr,
+    /// host:port clients reach this node at; `listen` if empty.
+    pub advertise: String,
+    pub tls: TlsSection,
+    /// Connections beyond this are closed at once.
+    pub connections_max: usize,
+    /// Handshakes at a time: they are the expensive part of a connection and come before authentication.
+    pub handshakes_max: usize,
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// A connection is asked to end after this, so that new certificates reach every client.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+    /// HTTP/2 streams of one connection at a time.
+    pub streams_per_connection_max: u32,
+    /// A request larger than this is refused.
+    pub message_size_max: ByteSize,
+    /// For calls that carry no deadline.
+    #[serde(with = "humantime_serde")]
+    pub deadline_default: Duration,
+    /// Watch streams at a time, over all clients.
+    pub watches_max: usize,
+    /// Attached workstations at a time.
+    pub workstations_max: usize,
+    /// A workstation is lost when nothing was heard of it for this long.
+    #[serde(with = "humantime_serde")]
+    pub workstation_lease: Duration,
+}
+
+impl Default for ClientsSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7400)),
+            advertise: String::new(),
+            tls: TlsSection::default(),
+            connections_max: 4_096,
+            handshakes_max: 64,
+            handshake_timeout: Duration::from_secs(5),
+            connection_age_max: Duration::from_secs(3_600),
+            streams_per_connection_max: 256,
+            message_size_max: ByteSize::mib(1),
+            deadline_default: Duration::from_secs(15),
+            watches_max: 2_048,
+            workstations_max: 8_192,
+            workstation_lease: Duration::from_secs(15),
+        }
+    }
+}
+
+/// The listener for the other nodes (port 7401).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeersSection {
+    #[serde(deserialize_with = "parse::socket_address")]
+    pub listen: SocketAddr,
+    pub tls: TlsSection,
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+    /// As for clients; a node's streams are opened again at once.
+    #[serde(with = "humantime_serde")]
+    pub connection_age_max: Duration,
+}
+
+impl Default for PeersSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7401)),
+            tls: TlsSection::default(),
+            handshake_timeout: Duration::from_secs(5),
+            connection_age_max: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+/// Metrics and health (port 7402): plain HTTP without personal data; loopback unless told otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OpsSection {
+    #[serde(deserialize_with = "parse::socket_address")]
+    pub listen: SocketAddr,
+}
+
+impl Default for OpsSection {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 7402)) }
+    }
+}
+
+/// Timings of consensus (design §5).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RaftSection {
+    #[serde(with = "humantime_serde")]
+    pub tick: Duration,
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    #[serde(with = "humantime_serde")]
+    pub election_min: Duration,
+    #[serde(with = "humantime_serde")]
+    pub election_max: Duration,
+}
+
+impl Default for RaftSection {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(50),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(500),
+            election_max: Duration::from_millis(1_000),
+        }
+    }
+}
+
+/// Actors and their bounds (design §6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActorsSection {
+    /// Shards; each is one actor that owns the entities whose hash falls to it. 0: one per thread.
+    pub shards: u16,
+    /// Threads the shards run on. 0: by the number of cores.
+    pub threads: usize,
+    /// An entity nobody asked for this long leaves memory.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Entities in memory at a time, over all shards; the longest unused leave first.
+    pub resident_max: usize,
+}
+
+impl Default for ActorsSection {
+    fn default() -> Self {
+        Self { shards: 0, threads: 0, idle_timeout: Duration::from_secs(600), resident_max: 200_000 }
+    }
+}
+
+/// RocksDB's memory and threads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageSection {
+    pub block_cache: ByteSize,
+    pub write_buffers: ByteSize,
+    pub background_jobs: u16,
+}
+
+impl Default for StorageSection {
+    fn default() -> Self {
+        Self { block_cache: ByteSize::mib(128), write_buffers: ByteSize::mib(128), background_jobs: 2 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    pub format: LogFormat,
+    /// Directives of `tracing`, for example `info,okno_cluster=debug`. Requests are logged one by one from
+    /// `okno::request=debug` on.
+    pub filter: String,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { format: LogFormat::Json, filter: "info".into() }
+    }
+}
+
+/// The log of security events (design §8).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecuritySection {
+    /// Record reads of personal data too, and refuse them when they cannot be recorded.
+    pub record_reads: bool,
+    /// Records written are synced together at least this often.
+    #[serde(with = "humantime_serde")]
+    pub sync_interval: Duration,
+}
+
+impl Default for SecuritySection {
+    fn default() -> Self {
+        Self { record_reads: true, sync_interval: Duration::from_millis(200) }
+    }
+}
+
+impl Settings {
+    /// Address clients are told to reach this node at.
+    pub fn clients_advertised(&self) -> String {
+        if self.clients.advertise.is_empty() {
+            self.clients.listen.to_string()
+        } else {
+            self.clients.advertise.clone()
+        }
+    }
+
+    /// The effective settings as a file that would give them.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("settings are tables of plain values, which TOML can hold")
+    }
+}
