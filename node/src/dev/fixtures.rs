@@ -81,7 +81,8 @@ pub fn people() -> Vec<proto::OfficePerson> {
         person_id: STORY_OFFICER.into(),
         name: "Липова Вера Примеровна".into(),
         role: "officer".into(),
-        offices: vec![STORY_OFFICE.into()],
+        // Both, so that whoever uses her certificate with oknoctl can work anywhere.
+        offices: vec![STORY_OFFICE.into(), BUSY_OFFICE.into()],
     }];
     all.extend((0..WRITERS).map(|n| proto::OfficePerson {
         person_id: writer_officer(n),

@@ -251,6 +251,13 @@ fn write_context(file: &DevFile) -> Result<()> {
     table.insert("ca".into(), text(&authority.certificate));
     table.insert("cert".into(), text(&admin.certificate));
     table.insert("key".into(), text(&admin.key));
+    // An administrator opens no cases: those calls are an officer's, the kiosk's tickets included.
+    let officer = file.identity("operator", fixtures::STORY_OFFICER)?;
+    let mut files = toml::Table::new();
+    files.insert("cert".into(), text(&officer.certificate));
+    files.insert("key".into(), text(&officer.key));
+    let identities = toml::Table::from_iter([("operator".to_owned(), toml::Value::Table(files))]);
+    table.insert("identity".into(), toml::Value::Table(identities));
     let text = toml::to_string(&table).context("encoding the context of oknoctl")?;
     let text = format!("# Context of a development cluster: oknoctl --config <this file> …\n{text}");
     std::fs::write(&file.context, text).with_context(|| format!("writing {}", file.context.display()))
