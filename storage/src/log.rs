@@ -24,6 +24,8 @@ const ENTRY_OVERHEAD: usize = 96;
 /// Entries checked for contiguity, and taken into the cache, at start: everything a crash could have touched is in
 /// the log's tail, and reading checks what is older.
 const OPEN_CHECK_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of entries read at a time by [`LogStore::verify`].
+const VERIFY_BYTES: usize = 4 * 1024 * 1024;
 const VERSION: u16 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,6 +235,19 @@ impl LogStore {
             }
         }
         Ok(out)
+    }
+
+    /// Reads the whole log from the engine and checks every entry: checksum, and that none is missing. Slow; for
+    /// an offline check.
+    pub fn verify(&self) -> Result<(), StorageError> {
+        let (mut next, last) = (self.first_index(), self.last_index());
+        while next <= last {
+            let mut room = Room { bytes: 0, max: VERIFY_BYTES };
+            let mut entries = Vec::new();
+            self.read(next, last + 1, &mut room, &mut entries)?;
+            next += entries.len() as u64;
+        }
+        Ok(())
     }
 
     fn read(&self, from: u64, to: u64, room: &mut Room, out: &mut Vec<LogEntry>) -> Result<(), StorageError> {

@@ -97,7 +97,10 @@ fn at(versions: &Versions, sequence: u64) -> Option<&Bytes> {
     versions.iter().rev().find(|(seq, _)| *seq <= sequence).and_then(|(_, value)| value.as_ref())
 }
 
-fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+/// `None` for an empty range, which `BTreeMap::range` would refuse with a panic.
+fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<Bounds<'a>> {
     (from < to).then_some((Bound::Included(from), Bound::Excluded(to)))
 }
 

@@ -325,7 +325,8 @@ fn an_entry_out_of_order_is_refused() {
 fn commits_that_break_their_form_are_not_encoded() {
     let good = || moving("case/a", 1, 1, CommitId::NONE, "abc");
     assert!(good().encode().is_ok());
-    let breaks: [(&str, fn(&mut Commit)); 9] = [
+    type Spoil = fn(&mut Commit);
+    let breaks: [(&str, Spoil); 9] = [
         ("id of another term", |c| c.id.term = 2),
         ("no root", |c| c.root = None),
         ("body outside the event", |c| {

@@ -87,6 +87,22 @@ fn a_rotten_entry_is_noticed() {
 }
 
 #[test]
+fn damage_behind_the_tail_is_found_by_verify_and_by_reading() {
+    let engine = MemoryEngine::new();
+    let size = 500 * 1024;
+    for index in 1..=60 {
+        open(&engine).persist(entries(index, 1, 1, size), None, true).expect("memory does not fail");
+    }
+    let mut batch = Batch::default();
+    batch.delete(Cf::Log, okno_storage::keys::log(4).to_vec());
+    engine.write(batch, Sync::Yes).expect("memory does not fail");
+    let log = open(&engine);
+    assert!(log.verify().is_err());
+    assert!(log.entries(3, 5, usize::MAX).is_err());
+    assert_eq!(log.entries(1, 4, usize::MAX).expect("reads").len(), 3);
+}
+
+#[test]
 fn what_left_the_cache_is_read_from_the_engine() {
     let engine = MemoryEngine::new();
     let log = open(&engine);
@@ -98,6 +114,7 @@ fn what_left_the_cache_is_read_from_the_engine() {
     assert_eq!(log.entries(1, count + 1, usize::MAX).expect("reads"), entries(1, count, 3, size));
     assert_eq!(log.entries(30, 32, usize::MAX).expect("reads"), entries(30, 2, 3, size));
     assert_eq!(log.term(1).expect("reads"), Some(3));
+    log.verify().expect("all is well");
     // After a restart the cache holds the tail only.
     assert_eq!(open(&engine).entries(1, count + 1, usize::MAX).expect("reads").len() as u64, count);
 }
