@@ -9,6 +9,7 @@ use crate::{
         clock,
         driver::{Driver, RecoverError, Start, Timing, recover},
         event::{Event, ReadId, ReadRequest},
+        log_view::Unreadable,
         pins::Members,
         table::Answers,
     },
@@ -109,6 +110,7 @@ struct Opened {
     log: LogStore,
     state: StateStore,
     founded: bool,
+    unreadable: Unreadable,
     /// `None`: the node is quarantined and raft does not run.
     driver: Option<Driver>,
 }
@@ -162,6 +164,7 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
     if let Some(reason) = &wrong {
         hub.quarantine(reason, "remove this node's data and add it as a new member");
     }
+    let unreadable = Unreadable::default();
     let driver = match hard_state.filter(|_| wrong.is_none()) {
         Some(hard_state) => {
             let conf_state = ConfState::decode(&state.mark().conf_state[..])
@@ -177,6 +180,7 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
                 pinned: !record.pins.is_empty(),
                 synced,
                 boot: system::boot_id(),
+                unreadable: unreadable.clone(),
             };
             let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
             let driver = Driver::new(start, Timing::from(&settings), &logger)
@@ -193,6 +197,7 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
         log,
         state,
         founded,
+        unreadable,
         driver,
     })
 }
@@ -232,6 +237,7 @@ impl Opened {
             log: self.log,
             identity: self.identity,
             transport: transport.clone(),
+            unreadable: self.unreadable,
         };
         threads.push(thread(&hub, "okno-raft", move || raft.run())?);
         threads.push(thread(&hub, "okno-apply", move || apply.run())?);

@@ -12,7 +12,7 @@
 use super::{
     check::{self, Facts, Verdict},
     event::{Effects, Event, Persist, Quarantine},
-    log_view::{self, LogView},
+    log_view::{self, LogView, Unreadable},
     proposals::Proposals,
     reads::Reads,
     transfer::Transfer,
@@ -54,6 +54,8 @@ pub struct Start {
     pub synced: (u64, u64),
     /// Never the same twice for one node: part of every read's context.
     pub boot: u64,
+    /// Set when raft could not read the log, just before it panics.
+    pub unreadable: Unreadable,
 }
 
 /// The settings a driver needs, in ticks and milliseconds.
@@ -192,7 +194,12 @@ impl Driver {
             batch_append: false,
             ..Config::default()
         };
-        let view = LogView::new(start.log.clone(), start.hard_state, start.conf_state);
+        let view = LogView::new(
+            start.log.clone(),
+            start.hard_state,
+            start.conf_state,
+            start.unreadable,
+        );
         let node = RawNode::new(&config, view, logger)?;
         let last_index = start.log.last_index();
         let last_term = node.raft.raft_log.last_term();

@@ -11,27 +11,35 @@ use raft::{
     Error, GetEntriesContext, RaftState, Result, Storage, StorageError,
     eraftpb::{ConfState, Entry, EntryType, HardState as RaftHardState, Snapshot},
 };
+use std::sync::{Arc, OnceLock};
 
 /// Entries read at once when raft wants all of a range: bounds the memory of a start far behind.
 const CHUNK_BYTES: usize = 8 << 20;
 
+/// Why raft could not read the log. Raft-rs panics on any such error; what stands here says whether the process ends
+/// (i/o) or the node quarantines (damaged data).
+pub type Unreadable = Arc<OnceLock<StoreError>>;
+
 pub struct LogView {
     log: LogStore,
     initial: RaftState,
+    unreadable: Unreadable,
 }
 
 impl LogView {
     /// `hard_state` is the larger of what `identity` and the database say.
-    pub fn new(log: LogStore, hard_state: HardState, conf_state: ConfState) -> Self {
+    pub fn new(log: LogStore, hard_state: HardState, conf_state: ConfState, unreadable: Unreadable) -> Self {
         let hard_state =
             RaftHardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit };
-        Self { log, initial: RaftState { hard_state, conf_state } }
+        Self { log, initial: RaftState { hard_state, conf_state }, unreadable }
     }
-}
 
-/// A store that cannot be read makes raft panic, which ends the process (rule 12).
-fn unreadable(error: StoreError) -> Error {
-    Error::Store(StorageError::Other(Box::new(error)))
+    fn unreadable(&self, error: StoreError) -> Error {
+        let text = error.to_string();
+        // The first error is the cause.
+        let _ = self.unreadable.set(error);
+        Error::Store(StorageError::Other(text.into()))
+    }
 }
 
 pub fn entry_type(kind: EntryKind) -> EntryType {
@@ -79,14 +87,14 @@ impl Storage for LogView {
         match max_size.into() {
             Some(bytes) => {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                let entries = self.log.entries(low, high, bytes).map_err(unreadable)?;
+                let entries = self.log.entries(low, high, bytes).map_err(|e| self.unreadable(e))?;
                 Ok(entries.iter().map(|e| to_raft(e, with_data)).collect())
             }
             None => {
                 let mut all = Vec::new();
                 let mut next = low;
                 while next < high {
-                    let entries = self.log.entries(next, high, CHUNK_BYTES).map_err(unreadable)?;
+                    let entries = self.log.entries(next, high, CHUNK_BYTES).map_err(|e| self.unreadable(e))?;
                     if entries.is_empty() {
                         return Err(Error::Store(StorageError::Unavailable));
                     }
@@ -99,7 +107,7 @@ impl Storage for LogView {
     }
 
     fn term(&self, index: u64) -> Result<u64> {
-        match self.log.term(index).map_err(unreadable)? {
+        match self.log.term(index).map_err(|e| self.unreadable(e))? {
             Some(term) => Ok(term),
             None if index < self.log.first_index() => Err(Error::Store(StorageError::Compacted)),
             None => Err(Error::Store(StorageError::Unavailable)),

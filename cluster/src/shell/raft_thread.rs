@@ -10,6 +10,7 @@ use crate::{
         clock,
         driver::Driver,
         event::{Effects, Event, Persist},
+        log_view::Unreadable,
         table::Answers,
     },
     status::NodePhase,
@@ -23,6 +24,7 @@ use okno_storage::{
     log::LogStore,
 };
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
         atomic::Ordering::{Relaxed, Release},
@@ -43,13 +45,25 @@ pub struct RaftThread {
     pub log: LogStore,
     pub identity: Identity,
     pub transport: Arc<dyn Transport>,
+    /// Set when raft panics because it could not read the log.
+    pub unreadable: Unreadable,
 }
 
 impl RaftThread {
     /// Runs until stopped. An error is final: the process ends (rule 12).
     pub fn run(mut self) {
-        if let Err(error) = self.turns() {
-            self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}"));
+        match catch_unwind(AssertUnwindSafe(|| self.turns())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
+            // The driver is not touched any more: raft-rs was left in the middle of something.
+            Err(panic) => match self.unreadable.get() {
+                Some(error @ (StorageError::Corrupt { .. } | StorageError::Newer { .. })) => self.hub.quarantine(
+                    &format!("the log cannot be read: {error}"),
+                    "this node's data are damaged: remove them and add it as a new member",
+                ),
+                Some(error) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
+                None => resume_unwind(panic),
+            },
         }
         for event in self.hub.inbox.close() {
             self.hub.answer_unseen(event);

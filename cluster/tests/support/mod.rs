@@ -130,7 +130,11 @@ pub fn init_one<E: Default>(id: NodeId, members: &[Member], incarnation: u128) -
 }
 
 pub fn settings() -> ClusterSettings {
-    ClusterSettings { certificate_cluster: Some("test".into()), ..ClusterSettings::default() }
+    ClusterSettings {
+        certificate_cluster: Some("test".into()),
+        disk_hung: Duration::from_secs(3),
+        ..ClusterSettings::default()
+    }
 }
 
 impl TestNode {
