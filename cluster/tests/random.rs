@@ -17,8 +17,9 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use world::{Seen, World};
 
-const SEEDS: u64 = 150;
-const STEPS: usize = 600;
+/// Some seconds on one core; `OKNO_SEEDS` asks for more.
+const SEEDS: u64 = 300;
+const STEPS: usize = 1_500;
 
 #[derive(Debug)]
 struct Offered {
@@ -108,7 +109,7 @@ impl Play {
                 }
             }
             97 => self.world.cuts.clear(),
-            98 => self.crash(node),
+            98 if self.rng.gen_bool(0.3) => self.crash(node),
             _ => self.revive(node),
         }
         self.look();
@@ -197,13 +198,15 @@ impl Play {
         for node in 1..=3 {
             self.world.nodes.get_mut(&node).expect("known").apply_held = false;
             self.world.flush(node);
+            self.world.apply(node);
             self.revive(node);
         }
         for _ in 0..200 {
             self.world.tick(None);
             self.look();
         }
-        let leader = (1..=3).find(|n| self.leads(*n)).expect("a leader, ready");
+        let leader = (1..=3).find(|n| self.leads(*n));
+        let leader = leader.unwrap_or_else(|| panic!("no leader, ready:\n{}", self.world.status()));
         let last = self.propose(leader);
         for _ in 0..6 {
             self.world.tick(None);
@@ -283,7 +286,8 @@ fn play(seed: u64, tally: &mut Tally) {
 
 #[test]
 fn random_clusters_keep_their_word() {
-    let mut seeds: Vec<u64> = (0..SEEDS).collect();
+    let count = std::env::var("OKNO_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS);
+    let mut seeds: Vec<u64> = (0..count).collect();
     // Another order finds nothing new, but a failing seed is then not always the same first one.
     seeds.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     let mut tally = Tally::default();

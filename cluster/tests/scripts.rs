@@ -204,25 +204,8 @@ impl Runner for World {
                 }
             }
             "status" => {
-                for (id, n) in &self.nodes {
-                    let Some(d) = &n.driver else {
-                        writeln!(self.out, "n{id} is down")?;
-                        continue;
-                    };
-                    let r = n.identity.record();
-                    writeln!(
-                        self.out,
-                        "n{id} {}; log {}, watermark {}, applied {}; identity: term {} vote {} synced {}@{}",
-                        show_role(d.role().role, d.term()),
-                        d.last_index(),
-                        d.watermark(),
-                        n.applied,
-                        r.term,
-                        r.vote,
-                        r.synced_index,
-                        r.synced_term,
-                    )?;
-                }
+                let status = self.status();
+                self.out.push_str(&status);
             }
             other => return Err(format!("unknown command {other}").into()),
         }

@@ -118,6 +118,8 @@ pub struct Driver {
     pub(super) leading: Option<(u64, u64)>,
     /// Term in which the founding commit was asked for.
     found_asked: u64,
+    /// What was given then did not get into the log.
+    found_dropped: bool,
     role: RoleState,
     pub(super) proposals: Proposals,
     pub(super) reads: Reads,
@@ -226,6 +228,7 @@ impl Driver {
             watermark: start.applied,
             leading: None,
             found_asked: 0,
+            found_dropped: false,
             proposals: Proposals::default(),
             reads: Reads::new(start.id, start.boot),
             transfer: None,
@@ -292,8 +295,8 @@ impl Driver {
             Event::Found { term, data } => {
                 let wanted = self.leading.is_some_and(|(t, _)| t == term) && !self.founded;
                 if wanted && self.append(vec![Entry { data: data.into(), ..Entry::default() }]).is_err() {
-                    // Dropped by raft: ask again.
-                    self.found_asked = 0;
+                    // Dropped by raft, as during a transfer: ask again, but not in this turn.
+                    self.found_dropped = true;
                 }
             }
             Event::Unreachable(node) => self.node.report_unreachable(node),
@@ -305,6 +308,9 @@ impl Driver {
     }
 
     fn tick(&mut self, fx: &mut Effects) {
+        if std::mem::take(&mut self.found_dropped) {
+            self.found_asked = 0;
+        }
         if self.pinned {
             self.node.tick();
             self.after_raft(fx);

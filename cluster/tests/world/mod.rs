@@ -305,6 +305,31 @@ impl World {
         }
     }
 
+    pub fn status(&self) -> String {
+        let mut out = String::new();
+        for (id, n) in &self.nodes {
+            let Some(d) = &n.driver else {
+                writeln!(out, "n{id} is down").expect("string");
+                continue;
+            };
+            let r = n.identity.record();
+            writeln!(
+                out,
+                "n{id} {}; log {}, watermark {}, applied {}; identity: term {} vote {} synced {}@{}",
+                show_role(d.role().role, d.term()),
+                d.last_index(),
+                d.watermark(),
+                n.applied,
+                r.term,
+                r.vote,
+                r.synced_index,
+                r.synced_term,
+            )
+            .expect("string");
+        }
+        out
+    }
+
     /// Delivers until nothing moves.
     pub fn deliver(&mut self) {
         while let Some(m) = self.net.pop_front() {
