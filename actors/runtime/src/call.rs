@@ -78,6 +78,8 @@ pub enum Cause {
     EntityRebuilding,
     /// The clock stepped and no majority of members agrees (rule 7).
     ClockStep,
+    /// Replicated time is behind the clocks, as after a long stop; a time commit is on its way (rule 7).
+    TimeBehind,
     /// The entity a message would go to has too many waiting (rule 4).
     TargetBacklog,
     /// The caller's deadline passed while the command waited for its turn.
@@ -95,6 +97,7 @@ impl Cause {
             Self::EntityFailed => "ENTITY_FAILED",
             Self::EntityRebuilding => "ENTITY_REBUILDING",
             Self::ClockStep => "CLOCK_STEP",
+            Self::TimeBehind => "CLUSTER_TIME_BEHIND",
             Self::TargetBacklog => "TARGET_BACKLOG",
             Self::DeadlinePassed => "DEADLINE_PASSED",
             Self::Closed => "NODE_CLOSED",
@@ -109,7 +112,7 @@ impl Cause {
     /// When a retry is worth its while.
     pub const fn retry_after_ms(self) -> u64 {
         match self {
-            Self::NoLeader => 200,
+            Self::NoLeader | Self::TimeBehind => 200,
             Self::Overloaded => 100,
             Self::EntityBusy | Self::EntityRebuilding => 50,
             Self::EntityFailed => 1_000,

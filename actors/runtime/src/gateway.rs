@@ -251,7 +251,7 @@ impl Gateway {
                         break Answer::NotApplied(Cause::NoLeader);
                     }
                 }
-                Answer::NotApplied(Cause::EntityRebuilding) => leaderless_since = None,
+                Answer::NotApplied(Cause::EntityRebuilding | Cause::TimeBehind) => leaderless_since = None,
                 Answer::Unknown(reason) => {
                     leaderless_since = None;
                     // The next attempt may meet this one on its way (rule 2).
@@ -273,6 +273,8 @@ impl Gateway {
     /// Until the role changes, at most `pause`.
     async fn wait_for_change(&self, pause: Duration, deadline: Instant) {
         let mut roles = self.0.proposer.roles();
+        // Only what changes from now on counts; a change just missed costs one pause.
+        roles.mark_unchanged();
         let until = (Instant::now() + pause).min(deadline);
         // Either end will do: the loop looks at the role itself.
         let _changed_or_not = timeout_at(until.into(), roles.changed()).await;

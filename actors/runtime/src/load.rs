@@ -113,28 +113,31 @@ impl CellFactory for StorageCells {
         let Some(this) = entity_ref(key) else {
             return Ok(Loaded::Unusable(format!("no entity kind is called {:?}", key.kind())));
         };
-        let stored = view.entity(key)?;
-        Ok(with_kind!(this.kind, E => cell::<E>(this, key.clone(), term, stored.as_ref(), floor_ms)))
+        Ok(with_kind!(this.kind, E => match cell_of::<E>(&view, this, term)? {
+            Ok(cell) => Loaded::Cell(Box::new(cell)),
+            Err(reason) => Loaded::Unusable(reason),
+        }))
     }
 }
 
-fn cell<E: Registered>(
+/// The cell of an entity as it stands in a view. The inner `Err` is the entity's own trouble.
+pub fn cell_of<E: Registered>(
+    view: &StateView,
     this: EntityRef,
-    key: EntityKey,
     term: u64,
-    stored: Option<&StoredEntity>,
-    floor_ms: i64,
-) -> Loaded {
+) -> Result<Result<Cell<E>, String>, StorageError> {
+    let Ok(key) = entity_key(&this) else { return Ok(Err("not an entity key".into())) };
+    let floor_ms = view.mark()?.time_ms;
+    let stored = view.entity(&key)?;
     // `load` is the domain's code over stored bytes: its panic is the entity's trouble like any other.
-    let loaded =
-        std::panic::catch_unwind(|| stored.map(|stored| from_stored::<E>(&this.id, stored)).transpose());
+    let loaded = std::panic::catch_unwind(|| {
+        stored.as_ref().map(|stored| from_stored::<E>(&this.id, stored)).transpose()
+    });
     let (state, head, timers) = match loaded {
         Ok(Ok(Some(loaded))) => (loaded.state, loaded.head, loaded.timers),
         Ok(Ok(None)) => (<E as Entity>::empty(&this.id), CommitId::NONE, Vec::new()),
-        Ok(Err(error)) => return Loaded::Unusable(error.to_string()),
-        Err(panic) => {
-            return Loaded::Unusable(format!("panic while loading: {}", crate::cell::panic_text(&*panic)));
-        }
+        Ok(Err(error)) => return Ok(Err(error.to_string())),
+        Err(panic) => return Ok(Err(format!("panic while loading: {}", crate::cell::panic_text(&*panic)))),
     };
-    Loaded::Cell(Box::new(Cell::new(CellStart { this, key, term, state, timers, head, floor_ms })))
+    Ok(Ok(Cell::new(CellStart { this, key, term, state, timers, head, floor_ms })))
 }

@@ -36,6 +36,19 @@ pub fn check_request_id(id: Uuid) -> Result<i64, Refusal> {
     })
 }
 
+fn ahead(ahead_ms: i64) -> Refusal {
+    call::with_detail(
+        call::refusal(
+            RefusalClass::FailedPrecondition,
+            "REQUEST_ID_AHEAD",
+            "Часы отправителя спешат: запрос помечен будущим временем",
+            "The caller's clock is ahead: the request id lies in the future",
+        ),
+        "ahead_ms",
+        ahead_ms.to_string(),
+    )
+}
+
 impl<H> Shard<H> {
     /// Request memory first (rule 6): joined, remembered, out of the window, or new.
     pub(super) fn on_call(
@@ -82,17 +95,15 @@ impl<H> Shard<H> {
         };
         let (_, replicated_ms) = env.applied();
         if made_ms > replicated_ms.saturating_add(REQUEST_AHEAD_MS) {
-            let refusal = call::with_detail(
-                call::refusal(
-                    RefusalClass::FailedPrecondition,
-                    "REQUEST_ID_AHEAD",
-                    "Часы отправителя спешат: запрос помечен будущим временем",
-                    "The caller's clock is ahead: the request id lies in the future",
-                ),
-                "ahead_ms",
-                (made_ms - replicated_ms).to_string(),
-            );
-            fx.push(Effect::Answer(handle, Answer::Refused(refusal)));
+            let answer = match self.stamp(env) {
+                // The cluster stood still for a while: its time will have caught up in a moment.
+                Ok(stamp) if made_ms <= stamp.saturating_add(REQUEST_AHEAD_MS) => {
+                    Answer::NotApplied(Cause::TimeBehind)
+                }
+                Ok(_) => Answer::Refused(ahead(made_ms - replicated_ms)),
+                Err(_) => Answer::NotApplied(Cause::ClockStep),
+            };
+            fx.push(Effect::Answer(handle, answer));
             return;
         }
         if made_ms < replicated_ms.saturating_sub(REQUEST_WINDOW_MS) {

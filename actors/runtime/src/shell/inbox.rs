@@ -75,6 +75,10 @@ impl Inbox {
     }
 
     pub fn push(&self, input: Input<Caller>) {
+        if self.closed.load(Ordering::Acquire) {
+            // Nobody takes it any more; a caller dropped with it learns that.
+            return;
+        }
         let first = {
             let mut queue = self.queue.lock();
             queue.push(input);
