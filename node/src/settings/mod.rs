@@ -255,7 +255,8 @@ pub struct LogSection {
 
 impl Default for LogSection {
     fn default() -> Self {
-        Self { format: LogFormat::Json, filter: "info".into() }
+        // The raft library (under `slog`) tells every vote; the cluster part tells what follows from them.
+        Self { format: LogFormat::Json, filter: "info,slog=warn".into() }
     }
 }
 

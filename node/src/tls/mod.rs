@@ -14,6 +14,8 @@ mod material;
 mod side;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use connection::{ConnectionInfo, TlsIo};
