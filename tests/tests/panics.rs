@@ -5,7 +5,7 @@
 //! feature is absent from every other build.
 
 use okno_client::{CallError, v1 as proto};
-use okno_tests::cluster::{Cluster, binary};
+use okno_tests::cluster::Cluster;
 use okno_tests::desk::{self, Desk};
 use okno_tests::eventually;
 use std::path::PathBuf;
@@ -19,23 +19,15 @@ const PANIC_IN_EVOLVE: &str = "test-faults: panic in evolve";
 /// times, three times what the same call took before anything panicked counts instead.
 const NEIGHBOUR_WITHIN: Duration = Duration::from_millis(100);
 
-/// Builds `okno-faulty` beside `okno`: nothing to do when it is there and fresh.
+/// Builds `okno-faulty` into the folder the tests were built into: nothing to do when it is there and fresh. The whole
+/// workspace is named so that dependencies are taken with the same features as in a build of everything.
 fn faulty() -> PathBuf {
-    let okno = binary();
-    let release = okno.parent().expect("a binary lies in a folder");
-    let target = release.parent().expect("below the target folder");
+    let test = std::env::current_exe().expect("a running program has a file");
+    let release = test.ancestors().nth(2).expect("<target>/release/deps/<test>");
+    let target = release.parent().expect("<target>/release");
     let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-p",
-            "okno-node",
-            "--features",
-            "test-faults",
-            "--bin",
-            "okno-faulty",
-        ])
+        .args(["build", "--release", "--locked", "--workspace", "--features", "okno-node/test-faults"])
+        .args(["--bin", "okno-faulty"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .env("CARGO_TARGET_DIR", target)
         .status()

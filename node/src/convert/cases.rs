@@ -19,7 +19,13 @@ pub fn open_from(request: v1::OpenCaseRequest) -> Converted<Command> {
         .map(|(n, applicant)| people::applicant_from(&format!("applicants[{n}]"), applicant))
         .collect::<Converted<Vec<_>>>()?;
     let ticket = request.ticket.map(|ticket| ticket_from("ticket", ticket)).transpose()?;
-    Ok(Command::Open { office: request.office, service: request.service, applicants, ticket, note: request.note })
+    Ok(Command::Open {
+        office: request.office,
+        service: request.service,
+        applicants,
+        ticket,
+        note: request.note,
+    })
 }
 
 pub fn add_document_from(request: v1::AddDocumentRequest) -> Converted<Command> {
@@ -45,13 +51,16 @@ pub fn add_document_from(request: v1::AddDocumentRequest) -> Converted<Command> 
 
 pub fn step_from(step: Option<v1::advance_case_request::Step>) -> Converted<Step> {
     use v1::advance_case_request::Step as Wire;
-    let step = step.ok_or_else(|| Failure::field("step", "ожидается один из шагов", "expected one of the steps"))?;
+    let step =
+        step.ok_or_else(|| Failure::field("step", "ожидается один из шагов", "expected one of the steps"))?;
     Ok(match step {
         Wire::Accept(_) => Step::Accept,
         Wire::RequestInteragency(step) => {
             Step::RequestInteragency { authority: step.authority, subject: step.subject }
         }
-        Wire::InteragencyAnswered(step) => Step::InteragencyAnswered { request: step.number, answer: step.answer },
+        Wire::InteragencyAnswered(step) => {
+            Step::InteragencyAnswered { request: step.number, answer: step.answer }
+        }
         Wire::SendToAuthority(step) => Step::SendToAuthority { register_number: step.register_number },
         Wire::Suspend(step) => Step::Suspend {
             reason: step.reason,
@@ -119,12 +128,14 @@ fn stamp_actor(stamp: &Stamp) -> Option<v1::Actor> {
 pub fn case(case: &Case, catalogue: &Catalogue, language: Language) -> v1::Case {
     let root = case.head();
     let service = catalogue.service(&root.service);
-    let facts = facts(&root.life);
+    let facts = facts(case);
     v1::Case {
         case_id: case.id().to_owned(),
         office: root.office.clone(),
         service: root.service.clone(),
-        service_name: service.map(|service| service.name.of(language == Language::English).to_owned()).unwrap_or_default(),
+        service_name: service
+            .map(|service| service.name.of(language == Language::English).to_owned())
+            .unwrap_or_default(),
         catalogue_version: root.due.as_ref().map_or(0, |due| due.catalogue_version),
         state: state(case.state()).into(),
         applicants: case.applicants().map(people::applicant).collect(),
@@ -221,7 +232,7 @@ fn document(document: &okno_domain::case::Document) -> v1::Document {
     }
 }
 
-/// What is only known in some states.
+/// What steps have brought, and what holds in the present state only.
 struct Facts {
     suspension: Option<v1::Suspension>,
     reason: String,
@@ -231,7 +242,8 @@ struct Facts {
     received_by: String,
 }
 
-fn facts(life: &Life) -> Facts {
+/// Results and reasons come from the steps that brought them: they stay known when the case is issued and archived.
+fn facts(case: &Case) -> Facts {
     let mut facts = Facts {
         suspension: None,
         reason: String::new(),
@@ -240,13 +252,31 @@ fn facts(life: &Life) -> Facts {
         keep_until: String::new(),
         received_by: String::new(),
     };
-    let wire = |outcome: &Outcome| match outcome {
-        Outcome::Result => v1::CaseOutcome::Result,
-        Outcome::Refusal => v1::CaseOutcome::Refusal,
-    };
-    match life {
-        Life::Unopened | Life::Draft | Life::Accepted | Life::Interagency => {}
-        Life::AtAuthority { .. } | Life::Archived { .. } => {}
+    for record in case.steps() {
+        match &record.step {
+            Step::ReceiveResult { reference, .. } => {
+                facts.reference.clone_from(reference);
+                facts.outcome = v1::CaseOutcome::Result;
+            }
+            Step::ReceiveRefusal { reason, reference } => {
+                facts.reason.clone_from(reason);
+                facts.reference.clone_from(reference);
+                facts.outcome = v1::CaseOutcome::Refusal;
+            }
+            Step::Withdraw { reason } => facts.reason.clone_from(reason),
+            Step::Issue { received_by, .. } => facts.received_by.clone_from(received_by),
+            Step::Accept
+            | Step::RequestInteragency { .. }
+            | Step::InteragencyAnswered { .. }
+            | Step::SendToAuthority { .. }
+            | Step::Suspend { .. }
+            | Step::Resume { .. }
+            | Step::MakeReady { .. }
+            | Step::MarkUnclaimed
+            | Step::Archive => {}
+        }
+    }
+    match &case.head().life {
         Life::Suspended(suspension) => {
             facts.suspension = Some(v1::Suspension {
                 from: state(suspension.from).into(),
@@ -255,25 +285,18 @@ fn facts(life: &Life) -> Facts {
                 until: date_text(suspension.until),
             });
         }
-        Life::ResultReceived { reference } => {
-            facts.reference.clone_from(reference);
-            facts.outcome = v1::CaseOutcome::Result;
-        }
-        Life::Refused { reason, reference } => {
-            facts.reason.clone_from(reason);
-            facts.reference.clone_from(reference);
-            facts.outcome = v1::CaseOutcome::Refusal;
-        }
-        Life::ReadyForIssue { outcome, keep_until, .. } => {
-            facts.outcome = wire(outcome);
-            facts.keep_until = date_text(*keep_until);
-        }
-        Life::Issued { outcome, received_by, .. } => {
-            facts.outcome = wire(outcome);
-            facts.received_by.clone_from(received_by);
-        }
-        Life::Withdrawn { reason } => facts.reason.clone_from(reason),
-        Life::Unclaimed { outcome, .. } => facts.outcome = wire(outcome),
+        Life::ReadyForIssue { keep_until, .. } => facts.keep_until = date_text(*keep_until),
+        Life::Unopened
+        | Life::Draft
+        | Life::Accepted
+        | Life::Interagency
+        | Life::AtAuthority { .. }
+        | Life::ResultReceived { .. }
+        | Life::Refused { .. }
+        | Life::Issued { .. }
+        | Life::Withdrawn { .. }
+        | Life::Unclaimed { .. }
+        | Life::Archived { .. } => {}
     }
     facts
 }
