@@ -102,6 +102,19 @@ async fn status_shows_every_endpoint_and_fails_when_none_answers() {
 }
 
 #[tokio::test]
+async fn leadership_that_is_there_already_is_done() {
+    let pki = Pki::new();
+    let follower = Node::start(&pki, 1, 2, Vec::new()).await;
+    let leader = Node::start(&pki, 2, 2, Vec::new()).await;
+    let nodes = [follower.address.as_str(), &leader.address];
+    let output = oknoctl(&pki, &nodes, "transfer-leader --to 2").await;
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "node 2 leads in term 1\n"));
+    // The scripted node hands nothing over: its refusal is the command's.
+    let output = oknoctl(&pki, &nodes, "transfer-leader --to 1").await;
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+}
+
+#[tokio::test]
 async fn what_cannot_be_set_up_is_a_usage_error() {
     let pki = Pki::new();
     for line in ["case", "case show", "status --key /nonexistent.pem", "status --config /nonexistent.toml"] {

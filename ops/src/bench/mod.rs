@@ -12,7 +12,7 @@ mod report;
 pub use report::{Errors, Report, Run};
 
 use crate::{
-    cli::{Failure, Format},
+    cli::{self, Failure, Format},
     sample,
 };
 use clap::{Args, ValueEnum};
@@ -123,8 +123,8 @@ pub async fn run(client: Client, args: BenchArgs, format: Format) -> Result<(), 
     }
     let report = Report { profile: env!("OKNO_PROFILE").to_owned(), tls: "mutual TLS 1.3".to_owned(), runs };
     match format {
-        Format::Json => println!("{}", report.to_json()),
-        Format::Table => println!("{}", report.to_table()),
+        Format::Json => cli::line(&report.to_json()),
+        Format::Table => cli::line(&report.to_table()),
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{
     Failure, Session,
     output::{self, facts, moment, plain, table},
+    queue,
 };
 use clap::{Args, Subcommand, ValueEnum};
 use okno_client::{
@@ -13,8 +14,8 @@ use okno_client::{
         GetCaseRequest, IdentityDocument, InteragencyAnsweredStep, IssueStep, JournalEvent, ListCasesRequest,
         MakeReadyStep, MarkUnclaimedStep, OpenCaseRequest, Person, PersonName, ReceiveRefusalStep,
         ReceiveResultStep, RemoveDocumentRequest, RequestInteragencyStep, ResumeStep, SendToAuthorityStep,
-        SuspendStep, Term, TicketRef, WatchCasesRequest, WatchCasesResponse, WithdrawStep,
-        advance_case_request::Step, applicant, case_filter, watch_cases_response,
+        SuspendStep, Term, WatchCasesRequest, WatchCasesResponse, WithdrawStep, advance_case_request::Step,
+        applicant, case_filter, watch_cases_response,
     },
 };
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ pub struct OpenArgs {
     /// The ticket the visitor came with, e.g. А015
     #[arg(long)]
     ticket: Option<String>,
-    /// Day of the ticket; today (UTC) unless given
+    /// Day of the ticket; the latest one of that number unless given
     #[arg(long, requires = "ticket", value_name = "YYYY-MM-DD")]
     ticket_day: Option<String>,
     #[arg(long, default_value = "")]
@@ -278,10 +279,10 @@ async fn open(session: &Session, args: OpenArgs) -> Result<(), Failure> {
     if let Some(name) = &args.person {
         applicants.insert(0, person(name, &args)?);
     }
-    let ticket = args.ticket.map(|number| TicketRef {
-        day: args.ticket_day.unwrap_or_else(|| jiff::Timestamp::now().strftime("%F").to_string()),
-        number,
-    });
+    let ticket = match args.ticket {
+        None => None,
+        Some(number) => Some(queue::ticket_ref(session, &args.office, number, args.ticket_day).await?),
+    };
     let request = OpenCaseRequest {
         meta: session.meta(),
         office: args.office,

@@ -140,9 +140,16 @@ fn term(term: &Term) -> String {
 
 /// With the mark of what could not be confirmed.
 fn source(source: &Source) -> String {
-    let mark = if source.verified { "" } else { " — NOT VERIFIED" };
-    let against = if source.against.is_empty() { String::new() } else { format!(": {}", source.against) };
-    format!("{}, {} (checked {}{against}){mark}", source.act, source.clause, source.checked_on)
+    let mut text = source.act.clone();
+    if !source.clause.is_empty() {
+        text.push_str(&format!(", {}", source.clause));
+    }
+    text.push_str(&format!(" (checked {}", source.checked_on));
+    if !source.against.is_empty() {
+        text.push_str(&format!(": {}", source.against));
+    }
+    text.push_str(if source.verified { ")" } else { ") — NOT VERIFIED" });
+    text
 }
 
 fn show(service: &Service) -> String {

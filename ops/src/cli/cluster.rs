@@ -11,7 +11,7 @@ use okno_client::{
     v1::{
         EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole,
         NodePhase, PlaceMarkerRequest, ReleaseEntityRequest, ShowEntityRequest, TransferLeaderRequest,
-        watch_notices_response,
+        TransferLeaderResponse, watch_notices_response,
     },
 };
 use serde_json::json;
@@ -112,14 +112,11 @@ pub async fn status(session: &Session) -> Result<(), Failure> {
         }
     }
     match session.format {
-        Format::Json => println!("{:#}", json!({"nodes": nodes})),
-        Format::Table => println!(
-            "{}",
-            table(
-                ["ENDPOINT", "NODE", "PHASE", "ROLE", "LEADER", "TERM", "APPLIED", "COMMIT", "REASON"],
-                rows
-            )
-        ),
+        Format::Json => output::line(&format!("{:#}", json!({"nodes": nodes}))),
+        Format::Table => output::line(&table(
+            ["ENDPOINT", "NODE", "PHASE", "ROLE", "LEADER", "TERM", "APPLIED", "COMMIT", "REASON"],
+            rows,
+        )),
     }
     match first_error {
         Some(error) if answered == 0 => Err(error.into()),
@@ -179,45 +176,47 @@ pub async fn member(session: &Session, command: MemberCommand) -> Result<(), Fai
     Ok(())
 }
 
-/// Hands over, then looks for itself whether the node leads.
+/// Hands over, then looks for itself whether the node leads. Where it leads already, that is what was asked for: a
+/// repeated command succeeds.
 pub async fn transfer_leader(session: &Session, args: TransferArgs) -> Result<(), Failure> {
-    let before = session.client.find_leader().await.and(session.client.leader());
-    if let (Some(to), Some(leader)) = (args.to, before)
-        && to == leader
-    {
-        return Err(Failure::Broken(format!("node {to} leads already")));
-    }
-    let response =
-        session.call(TransferLeaderRequest { meta: session.meta(), to: args.to.unwrap_or_default() }).await?;
+    session.client.find_leader().await;
+    let response = match args.to.filter(|to| session.client.leader() == Some(*to)) {
+        Some(leader) => TransferLeaderResponse { leader, ..TransferLeaderResponse::default() },
+        None => {
+            let to = args.to.unwrap_or_default();
+            session.call(TransferLeaderRequest { meta: session.meta(), to }).await?
+        }
+    };
     let expected = args.to.unwrap_or(response.leader);
     let give_up = Instant::now() + TRANSFER_SEEN_WITHIN;
-    loop {
+    let term = loop {
         session.client.find_leader().await;
         // The new leader itself must say so, not only its neighbours.
-        if session.client.leader() == Some(expected) && itself_leads(session, expected).await {
-            break;
+        if session.client.leader() == Some(expected)
+            && let Some(term) = leading_term(session, expected).await
+        {
+            break term.unwrap_or(response.term);
         }
         if Instant::now() >= give_up {
             return Err(Failure::Broken(format!(
-                "the cluster answered that node {expected} leads, but {} is seen to lead",
+                "node {expected} should lead, but {} is seen to lead",
                 session.client.leader().map_or_else(|| "nobody".to_owned(), |id| format!("node {id}"))
             )));
         }
         tokio::time::sleep(POLL).await;
-    }
-    output::print(session.format, &response, |r| format!("node {expected} leads in term {}", r.term));
+    };
+    let response = TransferLeaderResponse { leader: expected, term, served_by: response.served_by };
+    output::print(session.format, &response, |r| format!("node {} leads in term {}", r.leader, r.term));
     Ok(())
 }
 
-/// True when the node cannot be asked: then its neighbours' word stands.
-async fn itself_leads(session: &Session, node: u64) -> bool {
-    let Some(endpoint) = session.client.endpoint_of(node) else { return true };
+/// The term in which a node says that it leads itself; `Some(None)` when it is not among the endpoints: then its
+/// neighbours' word stands.
+async fn leading_term(session: &Session, node: u64) -> Option<Option<u64>> {
+    let Some(endpoint) = session.client.endpoint_of(node) else { return Some(None) };
     let options = CallOptions { endpoint: Some(endpoint), once: true, ..CallOptions::default() };
-    session
-        .client
-        .call_with(GetStatusRequest {}, options)
-        .await
-        .is_ok_and(|answer| answer.response.role() == MemberRole::Leader)
+    let status = session.client.call_with(GetStatusRequest {}, options).await.ok()?.response;
+    (status.role() == MemberRole::Leader).then_some(Some(status.term))
 }
 
 pub async fn digest(session: &Session, args: DigestArgs) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ mod output;
 mod queue;
 
 pub use connection::Connection;
-pub use output::{Format, exit};
+pub use output::{Format, exit, line};
 
 use crate::bench;
 use clap::{CommandFactory, Parser, Subcommand};

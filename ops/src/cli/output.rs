@@ -7,7 +7,7 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
-use std::sync::OnceLock;
+use std::{io::Write as _, sync::OnceLock};
 
 /// The form of what is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -51,26 +51,33 @@ pub fn from_json<M: Message + Name + Default>(text: &str) -> Result<M, String> {
     M::decode(dynamic.encode_to_vec().as_slice()).map_err(|error| error.to_string())
 }
 
+/// Prints to standard output. A reader that has seen enough (`| head`) ends the command: what it asked for is done.
+pub fn line(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(exit::DONE.into());
+    }
+}
+
 /// Prints a response in the form asked for.
 pub fn print<M: Message + Name>(format: Format, message: &M, table: impl FnOnce(&M) -> String) {
     match format {
-        Format::Json => println!("{:#}", to_json(message)),
+        Format::Json => line(&format!("{:#}", to_json(message))),
         Format::Table => {
             let text = table(message);
             if !text.is_empty() {
-                println!("{}", text.trim_end());
+                line(text.trim_end());
             }
         }
     }
 }
 
 /// Prints one of a stream of messages on one line.
-pub fn print_line<M: Message + Name>(format: Format, message: &M, line: impl FnOnce(&M) -> Option<String>) {
+pub fn print_line<M: Message + Name>(format: Format, message: &M, text: impl FnOnce(&M) -> Option<String>) {
     match format {
-        Format::Json => println!("{}", to_json(message)),
+        Format::Json => line(&to_json(message).to_string()),
         Format::Table => {
-            if let Some(line) = line(message) {
-                println!("{line}");
+            if let Some(text) = text(message) {
+                line(&text);
             }
         }
     }

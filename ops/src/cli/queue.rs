@@ -6,8 +6,8 @@ use super::{
 };
 use clap::{Args, Subcommand, ValueEnum};
 use okno_client::v1::{
-    BeginServiceRequest, CallNextRequest, FinishServiceRequest, ListTicketsRequest, TakeTicketRequest,
-    Ticket, TicketRef, TicketState, VisitOutcome, VisitPurpose,
+    BeginServiceRequest, CallNextRequest, FinishServiceRequest, ListTicketsRequest, ListTicketsResponse,
+    TakeTicketRequest, Ticket, TicketRef, TicketState, VisitOutcome, VisitPurpose,
 };
 
 /// Tickets of one office and day: 999 to a letter.
@@ -59,7 +59,7 @@ pub enum QueueCommand {
 pub struct TurnArgs {
     /// Number of the ticket, e.g. А015
     ticket: String,
-    /// Day of the ticket; today (UTC) unless given
+    /// Day of the ticket; the latest one of that number unless given
     #[arg(long, value_name = "YYYY-MM-DD")]
     day: Option<String>,
     #[arg(long)]
@@ -68,13 +68,52 @@ pub struct TurnArgs {
     window: String,
 }
 
-impl TurnArgs {
-    fn reference(&self) -> TicketRef {
-        TicketRef {
-            day: self.day.clone().unwrap_or_else(|| jiff::Timestamp::now().strftime("%F").to_string()),
-            number: self.ticket.clone(),
-        }
+/// Names a ticket. Without a day it is the latest of that number in the queue: which day an office has depends on its
+/// time zone, so this machine's date is no answer.
+pub async fn ticket_ref(
+    session: &Session,
+    office: &str,
+    number: String,
+    day: Option<String>,
+) -> Result<TicketRef, Failure> {
+    if let Some(day) = day {
+        return Ok(TicketRef { day, number });
     }
+    let tickets = list(session, office.to_owned(), Vec::new()).await?.tickets;
+    tickets
+        .into_iter()
+        .filter(|ticket| ticket.number == number)
+        .map(|ticket| ticket.day)
+        .max()
+        .map(|day| TicketRef { day, number: number.clone() })
+        .ok_or_else(|| Failure::Broken(format!("no ticket {number} in the queue of {office}")))
+}
+
+/// Every page of an office's tickets.
+async fn list(
+    session: &Session,
+    office: String,
+    states: Vec<TicketState>,
+) -> Result<ListTicketsResponse, Failure> {
+    let mut request = ListTicketsRequest {
+        read: session.read(),
+        office,
+        states: states.into_iter().map(Into::into).collect(),
+        page_size: 0,
+        page_token: String::new(),
+    };
+    let mut response = session.call(request.clone()).await?;
+    for _ in 1..PAGES_MAX {
+        if response.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token.clone_from(&response.next_page_token);
+        let mut page = session.call(request.clone()).await?;
+        response.tickets.append(&mut page.tickets);
+        response.next_page_token = page.next_page_token;
+        response.meta = page.meta;
+    }
+    Ok(response)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -118,15 +157,15 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
             output::print(session.format, &response, |r| line(r.ticket.as_ref()));
         }
         QueueCommand::Begin(turn) => {
-            let ticket = Some(turn.reference());
-            let TurnArgs { office, window, .. } = turn;
+            let TurnArgs { ticket, day, office, window } = turn;
+            let ticket = Some(ticket_ref(session, &office, ticket, day).await?);
             let response =
                 session.call(BeginServiceRequest { meta: session.meta(), office, ticket, window }).await?;
             output::print(session.format, &response, |r| line(r.ticket.as_ref()));
         }
         QueueCommand::Finish { turn, no_show } => {
-            let ticket = Some(turn.reference());
-            let TurnArgs { office, window, .. } = turn;
+            let TurnArgs { ticket, day, office, window } = turn;
+            let ticket = Some(ticket_ref(session, &office, ticket, day).await?);
             let outcome = if no_show { VisitOutcome::NoShow } else { VisitOutcome::Served };
             let request = FinishServiceRequest {
                 meta: session.meta(),
@@ -139,24 +178,7 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
             output::print(session.format, &response, |r| line(r.ticket.as_ref()));
         }
         QueueCommand::List { office, states } => {
-            let mut request = ListTicketsRequest {
-                read: session.read(),
-                office,
-                states: states.into_iter().map(Into::into).collect(),
-                page_size: 0,
-                page_token: String::new(),
-            };
-            let mut response = session.call(request.clone()).await?;
-            for _ in 1..PAGES_MAX {
-                if response.next_page_token.is_empty() {
-                    break;
-                }
-                request.page_token.clone_from(&response.next_page_token);
-                let mut page = session.call(request.clone()).await?;
-                response.tickets.append(&mut page.tickets);
-                response.next_page_token = page.next_page_token;
-                response.meta = page.meta;
-            }
+            let response = list(session, office, states).await?;
             output::print(session.format, &response, |r| {
                 let rows = r.tickets.iter().map(|t| {
                     [

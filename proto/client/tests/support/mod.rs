@@ -344,6 +344,11 @@ impl ClusterService for Fake {
         Ok(Response::new(v1::GetStatusResponse {
             node_id: self.0.node,
             leader: self.0.leader,
+            role: if self.0.node == self.0.leader {
+                v1::MemberRole::Leader.into()
+            } else {
+                v1::MemberRole::Follower.into()
+            },
             term: 1,
             ..Default::default()
         }))
