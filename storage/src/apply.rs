@@ -248,7 +248,7 @@ impl<'a> Step<'a> {
             self.write_entity(commit, index)?;
         }
         if !commit.events.is_empty() || commit.system.as_ref().is_some_and(|op| *op != SystemOp::Time) {
-            self.batch.put(Cf::Journal, keys::journal_of_entity(&commit.entity, index), Vec::new());
+            self.batch.put(Cf::Row, keys::journal_of_entity(&commit.entity, index), Vec::new());
         }
         for key in &commit.consumed {
             self.delete_message(keys::message(key));

@@ -4,7 +4,7 @@
 //! rows they go to; every replica applies it without understanding it ("leader decides, everybody applies",
 //! design §2).
 
-use crate::{error::StorageError, schema};
+use crate::{error::StorageError, keys, schema};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
@@ -321,6 +321,9 @@ impl Commit {
         }
         if self.events.len() > usize::from(u16::MAX) {
             return refuse("too many events");
+        }
+        if self.rows.iter().any(|row| row.table == keys::TABLE_RESERVED) {
+            return refuse("the journal's own table is not a commit's to write");
         }
         if self.system.is_some() && !self.entity.is_system() {
             return refuse("an entity that is not the cluster's own carries a system operation");

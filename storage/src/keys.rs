@@ -4,8 +4,8 @@
 //! |---|---|
 //! | log | `index` |
 //! | entity | `entity 00 01` root · `entity 00 02 part` |
-//! | row | `table ‖ key ‖ entity ‖ length of entity` |
-//! | journal | `00 index` the row · `01 entity 00 index` key only, by entity |
+//! | row | `table ‖ key ‖ entity ‖ length of entity` · `FF FF ‖ entity 00 index` the journal's index by entity |
+//! | journal | `index` |
 //! | outbox | `target 00 source 00 term counter place` |
 //! | timer | `due ‖ entity 00 name 00 term counter` |
 //! | request | `id ‖ principal` |
@@ -24,8 +24,6 @@ use bytes::Bytes;
 const NUL: u8 = 0;
 const ROOT: u8 = 1;
 const PART: u8 = 2;
-const JOURNAL_ROW: u8 = 0;
-const JOURNAL_OF_ENTITY: u8 = 1;
 const REPLICATED: u8 = b'r';
 const NODE: u8 = b'n';
 const QUARANTINE: u8 = b'q';
@@ -131,26 +129,25 @@ pub fn row_parts(stored: &[u8]) -> Result<(&[u8], EntityKey), StorageError> {
     Ok((&rest[2..at], entity))
 }
 
-pub fn journal(index: u64) -> [u8; 9] {
-    let mut out = [JOURNAL_ROW; 9];
-    out[1..].copy_from_slice(&index.to_be_bytes());
-    out
-}
+/// The table of the journal's index by entity. It lies in `row`, because `journal` written in ascending order
+/// only is compacted by moving whole tables instead of rewriting them; no commit may write it (ADR 0008).
+pub const TABLE_RESERVED: u16 = u16::MAX;
 
-/// The first key behind the journal's rows.
-pub const JOURNAL_END: &[u8] = &[JOURNAL_OF_ENTITY];
+pub fn journal(index: u64) -> [u8; 8] {
+    index.to_be_bytes()
+}
 
 pub fn journal_of_entity(entity: &EntityKey, index: u64) -> Vec<u8> {
     let name = entity.as_str().as_bytes();
-    let mut out = Vec::with_capacity(name.len() + 10);
-    out.push(JOURNAL_OF_ENTITY);
+    let mut out = Vec::with_capacity(name.len() + 11);
+    out.extend_from_slice(&TABLE_RESERVED.to_be_bytes());
     out.extend_from_slice(name);
     out.push(NUL);
     out.extend_from_slice(&index.to_be_bytes());
     out
 }
 
-/// The index at the end of a journal key of either form.
+/// The index at the end of a journal key or of a key of its index.
 pub fn journal_index(key: &[u8]) -> Result<u64, StorageError> {
     let tail = key.len().checked_sub(8).map(|at| &key[at..]).unwrap_or_default();
     tail.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("journal key", hex::encode(key)))

@@ -32,6 +32,8 @@ use std::{
 const MIB: usize = 1024 * 1024;
 /// Bloom filter bits per key: about 1 % false finds, so that a new entity or request costs no read.
 const BLOOM_BITS: f64 = 10.0;
+/// Tables in level 0 before they are merged into the next; far below RocksDB's slow-down trigger of 20.
+const L0_TABLES: i32 = 8;
 /// Written back to the device in steps of this size, so that a finished table does not hold up a log's sync.
 const BYTES_PER_SYNC: u64 = MIB as u64;
 /// RocksDB's own log files kept, and their size.
@@ -68,8 +70,8 @@ impl Default for RocksOptions {
 /// being written and one being flushed; the sum over all is bounded by [`RocksOptions::write_buffer_bytes`].
 fn write_buffer(cf: Cf) -> usize {
     match cf {
-        Cf::Log | Cf::Journal => 32 * MIB,
-        Cf::Entity | Cf::Row | Cf::Request => 16 * MIB,
+        Cf::Log | Cf::Journal | Cf::Entity => 32 * MIB,
+        Cf::Row | Cf::Request => 16 * MIB,
         Cf::Outbox | Cf::Timer => 8 * MIB,
         Cf::Meta => 2 * MIB,
     }
@@ -90,9 +92,20 @@ fn family_options(cf: Cf, cache: &Cache) -> Options {
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(write_buffer(cf));
     options.set_max_write_buffer_number(3);
-    options.set_compression_type(DBCompressionType::None);
-    options.set_bottommost_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
+    match cf {
+        // Written in ascending order: tables do not overlap and are moved down as they are, as long as all levels
+        // compress alike. The log is cut before compression could pay; the journal is kept.
+        Cf::Log => options.set_compression_type(DBCompressionType::None),
+        Cf::Journal => options.set_compression_type(DBCompressionType::Lz4),
+        _ => {
+            options.set_compression_type(DBCompressionType::None);
+            options.set_bottommost_compression_type(DBCompressionType::Lz4);
+            // Point reads go through bloom filters, so that more tables at the top cost little and each rewriting
+            // of the next level takes in twice as much.
+            options.set_level_zero_file_num_compaction_trigger(L0_TABLES);
+        }
+    }
     if matches!(cf, Cf::Outbox | Cf::Timer) {
         // Queue-like: rows come and go. Tables with many deletions are compacted early, or scans wade through them.
         options.add_compact_on_deletion_collector_factory(4096, 2048, 0.3);

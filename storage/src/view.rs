@@ -121,7 +121,7 @@ impl StateView {
         let from = keys::journal_of_entity(key, after.saturating_add(1));
         let to = keys::journal_of_entity(key, u64::MAX);
         let indexes =
-            self.collect(Cf::Journal, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
+            self.collect(Cf::Row, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
         indexes
             .into_iter()
             .map(|index| match self.read.get(Cf::Journal, &keys::journal(index))? {
@@ -134,7 +134,7 @@ impl StateView {
     /// Journal rows by global position (log index) > `after`.
     pub fn journal(&self, after: u64, limit: usize) -> Result<Vec<JournalEntry>, StorageError> {
         let from = keys::journal(after.saturating_add(1));
-        self.collect(Cf::Journal, &from, keys::JOURNAL_END, limit, |key, value| {
+        self.collect(Cf::Journal, &from, keys::END, limit, |key, value| {
             Ok(Some(rows::parse_journal(keys::journal_index(key)?, &keys::owned(value))?))
         })
     }

@@ -3,13 +3,14 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{
     apply_all, asked, bare, choices, entity, entry, genesis, make_log, moving, open, request, system,
 };
 use okno_storage::{
     commit::{
-        Body, Commit, CommitId, FenceReason, Message, MessageKey, Outcome, RequestKey, SystemOp, TimerChange,
-        TimerKey, Value,
+        Body, Commit, CommitId, FenceReason, Message, MessageKey, Outcome, RequestKey, RowChange, SystemOp,
+        TimerChange, TimerKey, Value,
     },
     engine::{Cf, Engine},
     error::StorageError,
@@ -326,8 +327,11 @@ fn commits_that_break_their_form_are_not_encoded() {
     let good = || moving("case/a", 1, 1, CommitId::NONE, "abc");
     assert!(good().encode().is_ok());
     type Spoil = fn(&mut Commit);
-    let breaks: [(&str, Spoil); 9] = [
+    let breaks: [(&str, Spoil); 10] = [
         ("id of another term", |c| c.id.term = 2),
+        ("a row of the journal's own table", |c| {
+            c.rows = vec![RowChange { table: u16::MAX, key: Bytes::from_static(b"k"), value: Some(None) }];
+        }),
         ("no root", |c| c.root = None),
         ("body outside the event", |c| {
             c.root = Some(Value { tag: common::ROOT, body: Body::OfEvent { event: 0, start: 1, len: 3 } });

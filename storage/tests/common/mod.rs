@@ -258,7 +258,7 @@ impl Model {
             assert_eq!(moved.last().map(|j| j.commit), Some(*head));
         }
         let mut rows = BTreeSet::new();
-        for table in [0, 1, u16::MAX] {
+        for table in [0, 1, u16::MAX - 1] {
             let found = view.rows(table, b"", b"", None, usize::MAX).expect("reads");
             rows.extend(found.into_iter().map(|(key, entity)| (table, key, entity)));
         }
@@ -448,7 +448,7 @@ fn decorate(commit: &mut Commit, c: &Choice, target: &str, model: &Model) {
     } else if flag(3) {
         commit.parts.push(PartChange { part: name, value: None });
     }
-    let table = [0, 1, u16::MAX][usize::from(c.pick) % 3];
+    let table = [0, 1, u16::MAX - 1][usize::from(c.pick) % 3];
     let key = Bytes::from(vec![c.pick % 4; 3]);
     if flag(4) {
         let value = if flag(5) { None } else { Some(inline(PART, "row")) };
