@@ -215,8 +215,8 @@ fn store_log() -> Vec<LogEntry> {
 const FOUND: [(Cf, usize); 8] = [
     (Cf::Log, 9),
     (Cf::Entity, 2),
-    (Cf::Row, 2),
-    (Cf::Journal, 14),
+    (Cf::Row, 7),
+    (Cf::Journal, 9),
     (Cf::Outbox, 1),
     (Cf::Timer, 1),
     (Cf::Request, 2),
