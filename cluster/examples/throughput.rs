@@ -110,7 +110,10 @@ async fn main() {
         propose(&nodes[l], settled.len());
     }
     let took = began.elapsed().as_secs_f64();
-    println!("{done} commits in {took:.2} s: {:.0}/s, {in_flight} in flight, {bytes} bytes", done as f64 / took);
+    println!(
+        "{done} commits in {took:.2} s: {:.0}/s, {in_flight} in flight, {bytes} bytes",
+        done as f64 / took
+    );
     for ((name, after), (_, before)) in nodes[l].handle.figures().into_iter().zip(before) {
         println!("  {name} {:.3}", if name.ends_with("_total") { (after - before) / took } else { after });
     }

@@ -144,7 +144,9 @@ pub enum ProposeError {
 pub trait Proposer: Send + Sync {
     /// Registers the port that `lane.shard` is answered through; once per shard, before its first proposal.
     fn register(&self, shard: u16, port: Arc<dyn ShardPort>);
-    /// Hands in proposals in lane order. All or none are taken in.
+    /// Hands in proposals in lane order. All or none are taken in. A lane's numbers have no gaps: what was not taken
+    /// in is handed in again under the same numbers, or the lane is closed; after a gap or a refusal, all that
+    /// follows in the lane is refused as [`NotApplied::LaneClosed`]. Data are never empty.
     fn propose(&self, proposals: Vec<Proposal>) -> Result<(), ProposeError>;
     /// Ends a lane, in order with its proposals; answered by [`ShardNotice::LaneClosed`].
     fn close_lane(&self, lane: Lane);

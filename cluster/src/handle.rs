@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, Role, RoleState, ShardNotice,
-        ShardPort, StampError, Unknown,
+        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, Role, RoleState,
+        ShardNotice, ShardPort, StampError, Unknown,
     },
     core::{
         clock,
@@ -127,20 +127,24 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
     }
     let log = LogStore::open(parts.engine.clone())?;
     let conf_state = ConfState { voters: voters.clone(), ..ConfState::default() };
-    let genesis =
-        Genesis { chain: record.genesis_chain(), conf_state: conf_state.encode_to_vec().into() };
+    let genesis = Genesis { chain: record.genesis_chain(), conf_state: conf_state.encode_to_vec().into() };
     let state = StateStore::open(parts.engine.clone(), genesis)?;
     let founding = state.reader().view().founding()?;
     let founded = founding.is_some();
     let synced = (record.synced_term, record.synced_index);
-    let recovered =
-        recover((record.term, record.vote), log.hard_state()?, state.mark().commit, &log, synced);
+    let recovered = recover((record.term, record.vote), log.hard_state()?, state.mark().commit, &log, synced);
     let mut wrong = None;
     if let Some((cluster, members)) = founding {
         let said: Vec<_> = members.iter().map(|m| (m.node_id, m.incarnation)).collect();
         if cluster != record.cluster || said != record.pins {
-            wrong = Some("the data's first commit names another cluster or other members than `identity`".to_owned());
+            wrong = Some(
+                "the data's first commit names another cluster or other members than `identity`".to_owned(),
+            );
         }
+    }
+    let level = state.reader().view().level()?;
+    if level > FEATURE_LEVEL {
+        wrong = Some(format!("the cluster's feature level is {level}, this program knows {FEATURE_LEVEL}"));
     }
     let hard_state = match recovered {
         Ok(hard_state) => Some(hard_state),
@@ -162,7 +166,12 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
         phase: NodePhase::Starting,
     });
     if let Some(reason) = &wrong {
-        hub.quarantine(reason, "remove this node's data and add it as a new member");
+        let remedy = if level > FEATURE_LEVEL {
+            "start the newer program"
+        } else {
+            "remove this node's data and add it as a new member"
+        };
+        hub.quarantine(reason, remedy);
     }
     let unreadable = Unreadable::default();
     let driver = match hard_state.filter(|_| wrong.is_none()) {
@@ -251,7 +260,11 @@ impl Opened {
 }
 
 /// A thread whose panic ends the process (rule 12).
-fn thread(hub: &Arc<Hub>, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+fn thread(
+    hub: &Arc<Hub>,
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
     let (hub, own_name) = (hub.clone(), name.to_owned());
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
@@ -402,7 +415,12 @@ impl ClusterHandle {
     }
 
     /// Carries a call to another node on the batched stream.
-    pub async fn forward(&self, to: NodeId, payload: Bytes, deadline: Instant) -> Result<Bytes, ForwardError> {
+    pub async fn forward(
+        &self,
+        to: NodeId,
+        payload: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, ForwardError> {
         match self.hub.transport.get() {
             Some(transport) if self.hub.is_open() => transport.forward(to, payload, deadline).await,
             _ => Err(ForwardError::NotSent),

@@ -21,8 +21,10 @@ pub const READ_ROUNDS_MAX: usize = 2;
 pub const BACKLOG_MAX: u64 = 2 * IN_FLIGHT_MAX as u64;
 /// Bytes of entries in one MsgAppend; with framing it stays far below [`FRAME_BYTES_MAX`] (trap 9).
 pub const APPEND_BYTES_MAX: u64 = 1 << 20;
-/// MsgAppends under way to one follower.
-pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
+/// MsgAppends under way to one follower. Of the largest size they are 24 MiB, which fits the peer's queue: for a
+/// follower that lags raft reads and sends them all in one turn. Under load more is not needed, because what waits
+/// for a slot leaves in one larger message.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 24;
 /// Bytes of entries that one MsgPropose may hold: a batch is one append and one fsync on every node.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Messages waiting for the raft thread; raft sends again what is dropped.

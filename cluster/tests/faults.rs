@@ -100,7 +100,14 @@ async fn a_failed_fsync_ends_the_process() {
         node.handle.propose(vec![proposal(2, 1, term, data.clone())]) == Err(ProposeError::Closed)
     })
     .await;
-    assert_eq!(node.handle.state().view().entity(&okno_storage::commit::EntityKey::parse("case/1").expect("key")).expect("read"), None);
+    assert_eq!(
+        node.handle
+            .state()
+            .view()
+            .entity(&okno_storage::commit::EntityKey::parse("case/1").expect("key"))
+            .expect("read"),
+        None
+    );
     node.stop().await;
 }
 
@@ -149,7 +156,10 @@ async fn a_log_shorter_than_its_identity_says_quarantines() {
     let lost = Disk { engine: Breakable::default(), ..disk.clone() };
     let node = TestNode::start(&lost).await;
     let phase = node.handle.phases().borrow().clone();
-    assert!(matches!(&phase, NodePhase::Quarantined { reason, .. } if reason.contains("was synced")), "{phase:?}");
+    assert!(
+        matches!(&phase, NodePhase::Quarantined { reason, .. } if reason.contains("was synced")),
+        "{phase:?}"
+    );
     let (_, data) = commit("case/1", 1, CommitId::NONE, 10);
     assert_eq!(node.handle.propose(vec![proposal(1, 1, 1, data)]), Err(ProposeError::Closed));
     assert_eq!(node.handle.status().phase, phase, "health and status answer");
@@ -163,7 +173,10 @@ async fn an_entry_that_cannot_be_read_quarantines() {
     let settled = node.settled(1).await;
     assert_eq!(settled[0].outcome, ProposalOutcome::Unknown(Unknown::Closed));
     let phase = node.handle.phases().borrow().clone();
-    assert!(matches!(&phase, NodePhase::Quarantined { reason, .. } if reason.contains("cannot be applied")), "{phase:?}");
+    assert!(
+        matches!(&phase, NodePhase::Quarantined { reason, .. } if reason.contains("cannot be applied")),
+        "{phase:?}"
+    );
     node.stop().await;
 }
 

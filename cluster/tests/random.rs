@@ -174,7 +174,10 @@ impl Play {
                     assert_eq!(asked, node);
                     match result {
                         Ok(index) => {
-                            assert!(index >= before, "read {number} at {index}, but {before} was answered before");
+                            assert!(
+                                index >= before,
+                                "read {number} at {index}, but {before} was answered before"
+                            );
                             self.confirmed_reads += 1;
                         }
                         Err(error) => assert!(matches!(error, ReadError::TimedOut | ReadError::NotLeader)),
@@ -251,7 +254,7 @@ struct Tally {
 fn play(seed: u64, tally: &mut Tally) {
     let mut play = Play::new(seed);
     // Most seeds begin with a leader, some from nothing.
-    if seed % 4 != 0 {
+    if !seed.is_multiple_of(4) {
         for _ in 0..60 {
             play.world.tick(None);
         }

@@ -19,12 +19,12 @@ use okno_storage::{
 use raft::eraftpb::{Entry, Message, MessageType};
 use std::{error::Error, fmt::Write as _};
 use uuid::Uuid;
-use world::{World, show_role};
+use world::World;
 
 impl Runner for World {
     fn run(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
-        let mut id = || -> Result<u64, Box<dyn Error>> { Ok(args.next_pos().ok_or("which node?")?.parse()?) };
+        let mut id = || -> Result<u64, Box<dyn Error>> { args.next_pos().ok_or("which node?")?.parse() };
         match command.name.as_str() {
             // nodes COUNT [pinned=false]
             "nodes" => {
@@ -225,5 +225,16 @@ macro_rules! scripts {
 }
 
 scripts!(
-    election, replication, batch, conflict, reads, lanes, transfer, restart, pinning, quarantine, slow_disk, single,
+    election,
+    replication,
+    batch,
+    conflict,
+    reads,
+    lanes,
+    transfer,
+    restart,
+    pinning,
+    quarantine,
+    slow_disk,
+    single,
 );

@@ -14,9 +14,7 @@ use okno_storage::{
     memory::MemoryEngine,
 };
 use std::time::{Duration, Instant};
-use support::{
-    Disk, PATIENCE, TestNode, commit, eventually, init, init_one, lane, leader, marker, proposal,
-};
+use support::{Disk, PATIENCE, TestNode, commit, eventually, init, init_one, lane, leader, marker, proposal};
 
 fn soon() -> Instant {
     Instant::now() + PATIENCE
@@ -61,7 +59,11 @@ async fn founds_orders_reads_forwards_and_hands_over() {
         nodes[l].handle.propose(part.to_vec()).expect("room");
     }
     let settled = nodes[l].settled(1_000).await;
-    assert!(all_applied(&settled), "{:?}", settled.iter().find(|s| !matches!(s.outcome, ProposalOutcome::Applied { .. })));
+    assert!(
+        all_applied(&settled),
+        "{:?}",
+        settled.iter().find(|s| !matches!(s.outcome, ProposalOutcome::Applied { .. }))
+    );
     let mut lanes: Vec<_> = settled.iter().map(|s| s.lane.activation).collect();
     lanes.sort_unstable();
     lanes.dedup();
@@ -89,7 +91,8 @@ async fn founds_orders_reads_forwards_and_hands_over() {
         assert!(n.handle.applied_index() >= at);
         n.handle.wait_applied(index, soon()).await.expect("applied");
     }
-    let too_far = nodes[0].handle.wait_applied(index + 1_000, Instant::now() + Duration::from_millis(20)).await;
+    let too_far =
+        nodes[0].handle.wait_applied(index + 1_000, Instant::now() + Duration::from_millis(20)).await;
     assert_eq!(too_far, Err(ReadError::TimedOut));
     let chains: Vec<_> = nodes.iter().map(|n| n.handle.status().chain).collect();
     assert!(chains.windows(2).all(|w| w[0] == w[1]), "hash chains at equal index");
@@ -98,7 +101,8 @@ async fn founds_orders_reads_forwards_and_hands_over() {
     let (from, to) = ((l + 1) % 3, l);
     let to_id = nodes[to].handle.node_id();
     let from_id = nodes[from].handle.node_id();
-    let answer = nodes[from].handle.forward(to_id, Bytes::from_static(b"hi"), soon()).await.expect("answered");
+    let answer =
+        nodes[from].handle.forward(to_id, Bytes::from_static(b"hi"), soon()).await.expect("answered");
     assert_eq!(&answer[..], format!("{to_id} for {from_id}: hi").as_bytes());
     let short = Instant::now() + Duration::from_millis(50);
     assert_eq!(nodes[from].handle.forward(to_id, Bytes::new(), short).await, Err(ForwardError::Unknown));
@@ -185,7 +189,8 @@ async fn no_quorum_no_answer_and_no_lie() {
 async fn a_member_made_anew_is_refused() {
     let (disks, mut nodes) = three().await;
     lead(&nodes).await;
-    eventually("all pinned", || nodes.iter().all(|n| *n.handle.phases().borrow() == NodePhase::Serving)).await;
+    eventually("all pinned", || nodes.iter().all(|n| *n.handle.phases().borrow() == NodePhase::Serving))
+        .await;
     nodes.pop().expect("three").kill();
     // The same id and address with empty data and a new incarnation: its id died with its data.
     let members: Vec<_> = (1..=3u64)

@@ -89,7 +89,8 @@ pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
                         "the leader (node {from}) knows entry {} to be on this node's disk, but its log ends at {}",
                         m.commit, facts.last_index
                     ),
-                    remedy: "this node's log lost synced entries: remove its data and add it as a new member".into(),
+                    remedy: "this node's log lost synced entries: remove its data and add it as a new member"
+                        .into(),
                 });
             }
             Step
@@ -101,7 +102,9 @@ pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
             Step
         }
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => {
-            if m.entries.len() != 1 || m.entries[0].data.is_empty() || m.entries[0].data.len() > CONTEXT_BYTES_MAX
+            if m.entries.len() != 1
+                || m.entries[0].data.is_empty()
+                || m.entries[0].data.len() > CONTEXT_BYTES_MAX
             {
                 return Drop("read without a context");
             }

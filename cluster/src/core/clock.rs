@@ -65,8 +65,7 @@ impl ClockGuard {
     /// A member said its clock shows `theirs_ms` while ours shows `ours_ms`. Nonsense is ignored.
     pub fn hear(&mut self, node: NodeId, theirs_ms: i64, ours_ms: i64, now_ms: u64) {
         if theirs_ms > 0 {
-            self.heard
-                .insert(node, Heard { offset_ms: theirs_ms.saturating_sub(ours_ms), at_ms: now_ms });
+            self.heard.insert(node, Heard { offset_ms: theirs_ms.saturating_sub(ours_ms), at_ms: now_ms });
         }
     }
 
@@ -83,8 +82,7 @@ impl ClockGuard {
         let clocks = offsets.len();
         let median = offsets[(clocks - 1) / 2];
         let majority = self.voters / 2 + 1;
-        let agreed =
-            offsets.windows(majority).any(|w| w[majority - 1].saturating_sub(w[0]) <= AGREE_MS);
+        let agreed = offsets.windows(majority).any(|w| w[majority - 1].saturating_sub(w[0]) <= AGREE_MS);
         Verdict {
             ceiling_ms: (clocks >= CLOCKS_MIN).then(|| median.saturating_add(TOLERANCE_MS)),
             agreed,

@@ -26,11 +26,11 @@ use okno_storage::{
     error::StorageError,
     log::{HardState, LogStore},
 };
-use rand::{Rng, SeedableRng};
 use raft::{
     Config, RawNode, ReadOnlyOption, Ready, StateRole,
     eraftpb::{ConfState, Entry, Message, MessageType},
 };
+use rand::{Rng, SeedableRng};
 use std::collections::VecDeque;
 
 /// Committed entries handed out in one turn; the rest follows in the next one. They come without their data.
@@ -196,12 +196,7 @@ impl Driver {
             batch_append: false,
             ..Config::default()
         };
-        let view = LogView::new(
-            start.log.clone(),
-            start.hard_state,
-            start.conf_state,
-            start.unreadable,
-        );
+        let view = LogView::new(start.log.clone(), start.hard_state, start.conf_state, start.unreadable);
         let node = RawNode::new(&config, view, logger)?;
         let last_index = start.log.last_index();
         let last_term = node.raft.raft_log.last_term();
@@ -353,6 +348,7 @@ impl Driver {
 
     fn quarantine(&mut self, why: Quarantine, fx: &mut Effects) {
         fx.quarantine = Some(why);
+        fx.messages.clear();
         self.close(fx);
     }
 

@@ -15,7 +15,10 @@ pub enum Event {
     /// One tick of raft's clock has passed.
     Tick,
     /// Raft messages from one peer, in order.
-    Messages { from: NodeId, messages: Vec<Message> },
+    Messages {
+        from: NodeId,
+        messages: Vec<Message>,
+    },
     Propose(Vec<Proposal>),
     /// Ends a lane; stands behind the lane's proposals.
     CloseLane(Lane),
@@ -23,11 +26,20 @@ pub enum Event {
     /// The append with this sequence number is on stable storage.
     Persisted(u64),
     /// Apply has reached `index`; `founded` once the founding commit is among what it applied.
-    Applied { index: u64, founded: bool },
+    Applied {
+        index: u64,
+        founded: bool,
+    },
     /// Hand leadership over; answered in [`Effects::transfers`].
-    Transfer { ticket: u64, to: Option<NodeId> },
+    Transfer {
+        ticket: u64,
+        to: Option<NodeId>,
+    },
     /// The encoded founding commit asked for by [`Effects::found`].
-    Found { term: u64, data: Bytes },
+    Found {
+        term: u64,
+        data: Bytes,
+    },
     /// Messages to this peer were lost.
     Unreachable(NodeId),
     /// All incarnations are pinned on disk: the node may vote and campaign (rule 14).

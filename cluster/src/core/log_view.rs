@@ -94,7 +94,8 @@ impl Storage for LogView {
                 let mut all = Vec::new();
                 let mut next = low;
                 while next < high {
-                    let entries = self.log.entries(next, high, CHUNK_BYTES).map_err(|e| self.unreadable(e))?;
+                    let entries =
+                        self.log.entries(next, high, CHUNK_BYTES).map_err(|e| self.unreadable(e))?;
                     if entries.is_empty() {
                         return Err(Error::Store(StorageError::Unavailable));
                     }

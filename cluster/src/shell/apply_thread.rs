@@ -1,11 +1,7 @@
 //! The apply thread: reads the log up to the watermark, applies bounded slices, tells listeners, answers.
 //! It alone writes the applied state; its batches are not synced, because the one WAL keeps them behind the log.
 
-use super::{
-    fatal::EXIT_IO,
-    hub::Hub,
-    raft_thread::FOUNDING,
-};
+use super::{fatal::EXIT_IO, hub::Hub, raft_thread::FOUNDING};
 use crate::{
     core::table::Answers,
     settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX},
@@ -18,7 +14,10 @@ use okno_storage::{
     state::{AppliedSlice, StateStore, StateView},
 };
 use std::{
-    sync::{Arc, atomic::Ordering::{Acquire, Relaxed}},
+    sync::{
+        Arc,
+        atomic::Ordering::{Acquire, Relaxed},
+    },
     time::Instant,
 };
 use uuid::Uuid;
@@ -61,7 +60,10 @@ impl ApplyThread {
                 // The place of membership change: end the batch, let the raft thread change the configuration.
                 return Err(StorageError::Corrupt {
                     what: "log",
-                    detail: format!("entry {} changes the members, which are fixed in this version", entry.index),
+                    detail: format!(
+                        "entry {} changes the members, which are fixed in this version",
+                        entry.index
+                    ),
                 });
             }
             let began = Instant::now();

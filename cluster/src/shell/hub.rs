@@ -3,11 +3,15 @@
 //! Lock order: none of the locks here is held while another is taken, nor while a port, a listener or the
 //! transport is called.
 
-use super::{fatal::Fatal, inbox::Inbox, peers::{Disagreement, Peers}};
+use super::{
+    fatal::Fatal,
+    inbox::Inbox,
+    peers::{Disagreement, Peers},
+};
 use crate::{
     api::{
-        ApplyListener, Lane, NodeId, NotApplied, ProposalOutcome, ReadError, Role, RoleState, Settled, ShardNotice,
-        ShardPort, Unknown,
+        ApplyListener, Lane, NodeId, NotApplied, ProposalOutcome, ReadError, Role, RoleState, Settled,
+        ShardNotice, ShardPort, Unknown,
     },
     core::{
         agreement::Finding,
@@ -184,7 +188,9 @@ impl Hub {
         self.ms_of(Instant::now())
     }
     pub fn ms_of(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+        u64::try_from(at.saturating_duration_since(self.began).as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
     }
     pub fn wall_ms(&self) -> i64 {
         super::system::wall_ms()
@@ -352,7 +358,10 @@ impl Hub {
         let verdict = self.peers.lock().verdict(self.now_ms());
         let before = std::mem::replace(&mut *self.verdict.lock(), verdict);
         if verdict.alarm() != before.alarm() {
-            self.alarm("CLOCK_DEVIATES: this node's clock is off the other members' by more than 500 ms", verdict.alarm());
+            self.alarm(
+                "CLOCK_DEVIATES: this node's clock is off the other members' by more than 500 ms",
+                verdict.alarm(),
+            );
         }
         verdict
     }
@@ -378,7 +387,10 @@ impl Hub {
                     self.alarm(&format!("HASH_DIFFERS: node {node}, {what} at index {index}"), true);
                 }
                 Finding::Tie { index } => {
-                    self.alarm(&format!("HASH_TIE: {what} at index {index}: intake is stopped everywhere"), true);
+                    self.alarm(
+                        &format!("HASH_TIE: {what} at index {index}: intake is stopped everywhere"),
+                        true,
+                    );
                     if !self.intake_stopped.swap(true, AcqRel) {
                         self.push(Event::StopIntake);
                     }

@@ -14,8 +14,6 @@ struct State {
     events: Vec<Event>,
     messages: usize,
     applied: Option<(u64, bool)>,
-    /// Somebody waits for `applied`.
-    urgent: bool,
     pins: Option<Vec<(u64, Uuid)>>,
     stop: bool,
     closed: bool,
@@ -73,10 +71,7 @@ impl Inbox {
     /// How far apply has come. Wakes the raft thread only if it said that it waits for that; otherwise the next
     /// turn is early enough.
     pub fn applied(&self, index: u64, founded: bool, wake: bool) {
-        self.change(wake, |s| {
-            s.applied = Some((index, founded));
-            s.urgent |= wake;
-        });
+        self.change(wake, |s| s.applied = Some((index, founded)));
     }
 
     pub fn pins(&self, pins: Vec<(u64, Uuid)>) {
@@ -95,10 +90,15 @@ impl Inbox {
         })
     }
 
-    /// Waits until there is something, or `until`, and takes everything. `spare` becomes the next buffer.
-    pub fn take(&self, until: Instant, spare: Vec<Event>) -> Taken {
+    /// Waits until there is something, or `until`, and takes everything. `spare` becomes the next buffer. How far
+    /// apply has come ends the wait only if it is `wanted`.
+    pub fn take(&self, until: Instant, wanted: bool, spare: Vec<Event>) -> Taken {
         let mut state = self.state.lock();
-        while state.events.is_empty() && state.pins.is_none() && !state.stop && !state.urgent {
+        while state.events.is_empty()
+            && state.pins.is_none()
+            && !state.stop
+            && !(wanted && state.applied.is_some())
+        {
             state.asleep = true;
             if self.wake.wait_until(&mut state, until).timed_out() {
                 break;
@@ -106,7 +106,6 @@ impl Inbox {
         }
         state.asleep = false;
         state.messages = 0;
-        state.urgent = false;
         let mut events = std::mem::replace(&mut state.events, spare);
         if let Some((index, founded)) = state.applied.take() {
             events.push(Event::Applied { index, founded });

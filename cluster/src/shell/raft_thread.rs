@@ -27,7 +27,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
-        atomic::Ordering::{Relaxed, Release},
+        atomic::Ordering::{Acquire, Relaxed, Release},
     },
     time::{Duration, Instant},
 };
@@ -57,10 +57,12 @@ impl RaftThread {
             Ok(Err(error)) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
             // The driver is not touched any more: raft-rs was left in the middle of something.
             Err(panic) => match self.unreadable.get() {
-                Some(error @ (StorageError::Corrupt { .. } | StorageError::Newer { .. })) => self.hub.quarantine(
-                    &format!("the log cannot be read: {error}"),
-                    "this node's data are damaged: remove them and add it as a new member",
-                ),
+                Some(error @ (StorageError::Corrupt { .. } | StorageError::Newer { .. })) => {
+                    self.hub.quarantine(
+                        &format!("the log cannot be read: {error}"),
+                        "this node's data are damaged: remove them and add it as a new member",
+                    )
+                }
                 Some(error) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
                 None => resume_unwind(panic),
             },
@@ -76,7 +78,8 @@ impl RaftThread {
         let mut handed_over: Option<Instant> = None;
         let mut spare = Vec::new();
         loop {
-            let taken = self.hub.inbox.take(next_tick, spare);
+            let wanted = self.hub.applied_wanted.load(Acquire);
+            let taken = self.hub.inbox.take(next_tick, wanted, spare);
             let mut events = taken.events;
             if let Some(pins) = taken.pins {
                 self.pin(pins, &mut events)?;
@@ -180,9 +183,7 @@ impl RaftThread {
             hub.quarantine(&why.reason, &why.remedy);
         }
         if let Some((term, index)) = fx.synced {
-            self.timed(|this| {
-                this.identity.update(|r| (r.synced_term, r.synced_index) = (term, index))
-            })?;
+            self.timed(|this| this.identity.update(|r| (r.synced_term, r.synced_index) = (term, index)))?;
         }
         Ok(())
     }

@@ -154,7 +154,10 @@ pub struct PeerEndpoint {
 impl Rpc for PeerEndpoint {
     type LinkStream = BoxStream<'static, Result<LinkResponse, Status>>;
 
-    async fn link(&self, request: Request<Streaming<LinkRequest>>) -> Result<Response<Self::LinkStream>, Status> {
+    async fn link(
+        &self,
+        request: Request<Streaming<LinkRequest>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
         let refuse = |refusal: Refusal| {
             tracing::warn!(reason = %refusal, "refused a peer");
             refused(&refusal)

@@ -85,8 +85,10 @@ impl Link {
         let mut client = PeerServiceClient::new(channel)
             .max_decoding_message_size(FRAME_RECEIVE_MAX)
             .max_encoding_message_size(FRAME_RECEIVE_MAX.max(FRAME_BYTES_MAX));
-        let hello =
-            LinkRequest { hello: Some(wire::hello_out(&self.inlet.hello(self.node))), ..LinkRequest::default() };
+        let hello = LinkRequest {
+            hello: Some(wire::hello_out(&self.inlet.hello(self.node))),
+            ..LinkRequest::default()
+        };
         let frames = frames(self.queue.clone(), self.inlet.clone(), number, hello);
         let mut answers = within(HANDSHAKE, client.link(Frames(frames))).await??.into_inner();
         let first = within(HANDSHAKE, answers.message()).await??;

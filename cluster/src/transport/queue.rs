@@ -245,3 +245,111 @@ impl ReplyQueue {
         self.wake.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::NodeId,
+        transport::{Hello, PeerIdentity, Refusal},
+    };
+    use futures::{FutureExt, future::BoxFuture};
+    use raft::eraftpb::Entry;
+
+    /// Only its clock is looked at.
+    struct Clock;
+
+    impl Inlet for Clock {
+        fn hello(&self, _: NodeId) -> Hello {
+            unreachable!("not asked")
+        }
+        fn greet(&self, _: &Hello, _: Option<&PeerIdentity>) -> Result<(), Refusal> {
+            unreachable!("not asked")
+        }
+        fn messages(&self, _: NodeId, _: Vec<Message>) {}
+        fn gossip(&self, _: NodeId, _: Gossip) {}
+        fn forward(&self, _: NodeId, _: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal> {
+            Err(ForwardRefusal::Closed)
+        }
+        fn unreachable(&self, _: NodeId) {}
+        fn clock_ms(&self) -> i64 {
+            77
+        }
+    }
+
+    fn frame(queue: &PeerQueue, link: u64) -> Option<pb::LinkRequest> {
+        queue.next_frame(link, &Clock).now_or_never().expect("something waits")
+    }
+
+    fn message(bytes: usize) -> Message {
+        Message { entries: vec![Entry { data: vec![0; bytes], ..Entry::default() }], ..Message::default() }
+    }
+
+    #[test]
+    fn a_call_that_never_left_was_not_sent_and_one_that_left_is_unknown() {
+        let queue = PeerQueue::default();
+        assert!(matches!(queue.forward(Bytes::new()), Err(ForwardError::NotSent)), "down");
+        queue.up(1);
+        let (_, mut sent) = queue.forward(Bytes::from_static(b"a")).expect("up");
+        assert_eq!(frame(&queue, 1).expect("link 1").forwards.len(), 1);
+        let (_, mut waiting) = queue.forward(Bytes::from_static(b"b")).expect("up");
+        queue.down();
+        assert_eq!(sent.try_recv(), Ok(Err(ForwardError::Unknown)));
+        assert_eq!(waiting.try_recv(), Ok(Err(ForwardError::NotSent)));
+    }
+
+    #[test]
+    fn giving_up_says_whether_it_left() {
+        let queue = PeerQueue::default();
+        queue.up(1);
+        let (early, _answer) = queue.forward(Bytes::from_static(b"a")).expect("up");
+        assert_eq!(queue.give_up(early), ForwardError::NotSent);
+        let (late, _answer) = queue.forward(Bytes::from_static(b"b")).expect("up");
+        let forwards = frame(&queue, 1).expect("link 1").forwards;
+        assert_eq!(forwards.len(), 1, "what was given up does not leave");
+        assert_eq!(queue.give_up(late), ForwardError::Unknown);
+        // An answer nobody waits for is no harm.
+        queue.answer(pb::ForwardReply { id: late, result: None });
+    }
+
+    #[test]
+    fn a_refused_call_was_not_sent() {
+        let queue = PeerQueue::default();
+        queue.up(1);
+        let (id, mut answer) = queue.forward(Bytes::from_static(b"a")).expect("up");
+        frame(&queue, 1);
+        let refusal = pb::forward_reply::Result::Refusal(pb::ForwardRefusal::Full as i32);
+        queue.answer(pb::ForwardReply { id, result: Some(refusal) });
+        assert_eq!(answer.try_recv(), Ok(Err(ForwardError::NotSent)));
+    }
+
+    #[test]
+    fn everything_that_waits_is_one_frame_up_to_its_size() {
+        let queue = PeerQueue::default();
+        queue.up(1);
+        assert!(queue.push((0..10).map(|_| message(1_000))));
+        queue.gossip(Gossip::default());
+        let first = frame(&queue, 1).expect("link 1");
+        assert_eq!((first.raft.len(), first.gossip.map(|g| g.clock_ms)), (10, Some(77)));
+        assert!(queue.push((0..6).map(|_| message(1 << 20))));
+        assert_eq!(frame(&queue, 1).expect("link 1").raft.len(), 4);
+        assert_eq!(frame(&queue, 1).expect("link 1").raft.len(), 2);
+    }
+
+    #[test]
+    fn queues_are_bounded_and_a_link_that_is_down_takes_nothing() {
+        let queue = PeerQueue::default();
+        assert!(!queue.push(std::iter::once(message(1))));
+        queue.up(1);
+        assert!(!queue.push((0..=PEER_QUEUE_MESSAGES_MAX).map(|_| message(1))));
+        queue.down();
+        queue.up(2);
+        assert!(!queue.push((0..64).map(|_| message(1 << 20))), "bytes");
+        for _ in 0..FORWARDS_MAX {
+            queue.forward(Bytes::new()).expect("room");
+        }
+        assert!(queue.forward(Bytes::new()).is_err());
+        assert!(frame(&queue, 1).is_none(), "an old link carries nothing");
+        assert!(frame(&queue, 2).is_some());
+    }
+}

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use okno_cluster::{
-    Cluster, ClusterHandle, ClusterParts, ClusterSettings, ConnectError, Fatal, ForwardHandler, NodeId, PeerConnector,
-    PeerIdentity,
+    Cluster, ClusterHandle, ClusterParts, ClusterSettings, ConnectError, Fatal, ForwardHandler, NodeId,
+    PeerConnector, PeerIdentity,
     api::{Lane, Proposal, Proposer, Role, Settled, ShardNotice, ShardPort},
 };
 use okno_storage::{
@@ -34,7 +34,11 @@ pub const TAG: RecordTag = RecordTag { kind: 9_000, version: 1 };
 pub struct PlainConnector(pub NodeId);
 
 impl PeerConnector for PlainConnector {
-    fn connect<'a>(&'a self, _node: NodeId, address: &'a str) -> BoxFuture<'a, Result<Channel, ConnectError>> {
+    fn connect<'a>(
+        &'a self,
+        _node: NodeId,
+        address: &'a str,
+    ) -> BoxFuture<'a, Result<Channel, ConnectError>> {
         Box::pin(async move {
             let fail = |e: &dyn std::error::Error| ConnectError(e.to_string());
             Endpoint::from_shared(format!("http://{address}"))
@@ -155,7 +159,8 @@ impl TestNode {
         let listener = bind(&disk.address).await;
         let identify = |mut request: tonic::Request<()>| {
             let agent = request.metadata().get("user-agent").and_then(|a| a.to_str().ok()).unwrap_or("");
-            let node = agent.split(' ').next().and_then(|a| a.strip_prefix("node-")).and_then(|n| n.parse().ok());
+            let node =
+                agent.split(' ').next().and_then(|a| a.strip_prefix("node-")).and_then(|n| n.parse().ok());
             if let Some(node_id) = node {
                 request.extensions_mut().insert(PeerIdentity { cluster: "test".into(), node_id });
             }
@@ -164,7 +169,8 @@ impl TestNode {
         let service = tonic::service::interceptor::InterceptedService::new(service, identify);
         let server = tokio::spawn(async move {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-            let _ = Server::builder().tcp_nodelay(true).add_service(service).serve_with_incoming(incoming).await;
+            let _ =
+                Server::builder().tcp_nodelay(true).add_service(service).serve_with_incoming(incoming).await;
         });
         Self { handle, fatal, notices, server }
     }

@@ -62,7 +62,13 @@ pub enum Seen {
 }
 
 pub fn timing() -> Timing {
-    Timing { heartbeat_ticks: 2, election_ticks: (10, 20), transfer_park_ms: 2_000, read_round_ms: 250, seed: 7 }
+    Timing {
+        heartbeat_ticks: 2,
+        election_ticks: (10, 20),
+        transfer_park_ms: 2_000,
+        read_round_ms: 250,
+        seed: 7,
+    }
 }
 
 impl World {
