@@ -341,10 +341,10 @@ impl Node {
             builder
         };
         let message_bytes_max = usize::try_from(clients.message_size_max.as_u64()).unwrap_or(usize::MAX);
-        let routes = services::routes(desk, message_bytes_max)
-            .add_service(health)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
+        let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+        let services = services::services(desk, message_bytes_max, |routes| {
+            routes.add_service(health).add_service(reflection_v1).add_service(reflection_v1alpha)
+        });
         let server = Server::builder()
             .layer(FrontLayer(front))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -353,8 +353,7 @@ impl Node {
             .max_connection_age(clients.connection_age_max)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, self.stop_clients.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(services, incoming, self.stop_clients.clone().cancelled_owned());
         self.tasks.spawn(async move {
             if let Err(error) = server.await {
                 tracing::error!(%error, "the clients' listener ended");

@@ -3,7 +3,7 @@
 use super::{Converted, actor, date, date_text, people, required, term_from, timestamp};
 use crate::failure::{Failure, Language};
 use okno_domain::{
-    case::{Case, Command, DocumentForm, Life, LinkAnswer, Outcome, Stamp, State, Step},
+    case::{Case, Command, DocumentForm, Life, LinkAnswer, Stamp, State, Step},
     catalogue::{Catalogue, Deadline},
     queue::TicketRef,
 };

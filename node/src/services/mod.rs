@@ -14,12 +14,48 @@ mod watch;
 pub mod workstations;
 
 use desk::Desk;
+use futures::future::BoxFuture;
 use okno_proto::v1;
-use std::sync::Arc;
-use tonic::service::Routes;
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tonic::{body::Body, service::Routes};
 
-/// All services of the clients' listener, with the bound on messages.
-pub fn routes(desk: &Arc<Desk>, message_bytes_max: usize) -> Routes {
+/// The services of the clients' listener. Calls of cases and queues, which are nearly all, are dispatched here; a
+/// router in front of them would cost more than looking at the path.
+#[derive(Clone)]
+pub struct ClientServices {
+    cases: v1::case_service_server::CaseServiceServer<cases::Cases>,
+    queues: v1::queue_service_server::QueueServiceServer<queue::Queues>,
+    others: Routes,
+}
+
+impl tower::Service<http::Request<Body>> for ClientServices {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // None of them has a bound of its own; those of the listener and the runtime hold.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        if path.starts_with("/okno.v1.CaseService/") {
+            self.cases.call(request)
+        } else if path.starts_with("/okno.v1.QueueService/") {
+            self.queues.call(request)
+        } else {
+            Box::pin(self.others.call(request))
+        }
+    }
+}
+
+/// All services of the clients' listener, with the bound on messages; `more` adds what is not of `okno.v1`.
+pub fn services(desk: &Arc<Desk>, message_bytes_max: usize, more: impl FnOnce(Routes) -> Routes) -> ClientServices {
     macro_rules! server {
         ($module:ident :: $Server:ident, $service:expr) => {
             v1::$module::$Server::new($service)
@@ -27,15 +63,19 @@ pub fn routes(desk: &Arc<Desk>, message_bytes_max: usize) -> Routes {
                 .max_encoding_message_size(RESPONSE_BYTES_MAX)
         };
     }
-    Routes::new(server!(case_service_server::CaseServiceServer, cases::Cases(desk.clone())))
-        .add_service(server!(queue_service_server::QueueServiceServer, queue::Queues(desk.clone())))
+    let others = Routes::default()
         .add_service(server!(catalogue_service_server::CatalogueServiceServer, catalogue::Catalogues(desk.clone())))
         .add_service(server!(directory_service_server::DirectoryServiceServer, directory::Directories(desk.clone())))
         .add_service(server!(cluster_service_server::ClusterServiceServer, cluster::Clusters(desk.clone())))
         .add_service(server!(
             workstation_service_server::WorkstationServiceServer,
             workstations::Workstations(desk.clone())
-        ))
+        ));
+    ClientServices {
+        cases: server!(case_service_server::CaseServiceServer, cases::Cases(desk.clone())),
+        queues: server!(queue_service_server::QueueServiceServer, queue::Queues(desk.clone())),
+        others: more(others).prepare(),
+    }
 }
 
 /// A page of 200 cases of ordinary size stays far below; a response beyond it is a fault of ours.
