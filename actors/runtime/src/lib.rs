@@ -11,7 +11,10 @@
 //!
 //! Cores are pure: the simulator drives them in virtual time with the code production runs.
 
-#![deny(clippy::iter_over_hash_type, reason = "replicated and simulated code visits things in an order that a seed repeats")]
+#![deny(
+    clippy::iter_over_hash_type,
+    reason = "replicated and simulated code visits things in an order that a seed repeats"
+)]
 
 pub mod call;
 pub mod cell;

@@ -25,6 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A body at least this long is looked for in the events before it is written again: a reference costs about
 /// 8 bytes and the search next to nothing.
 const SHARE_BYTES_MIN: usize = 64;
+/// What is looked for of a body before all of it is compared, and how many places that look alike are tried:
+/// zeros in an event must not make the search quadratic.
+const SHARE_HEAD_BYTES: usize = 16;
+const SHARE_HEADS_MAX: usize = 64;
 /// Room the frame of a commit needs beside its events; what decides finally is the encoded size.
 const FRAME_BYTES: usize = 512;
 
@@ -364,13 +368,12 @@ impl<E: Registered> Cell<E> {
         let after = self.rows(&touched);
 
         let Some(root) = codec::encode_body(&self.state.root()) else { return false };
-        commit.root = Some(Value { tag: What::Root(E::KIND).tag(), body: share(root, events, &mut 0) });
-        let mut from = 0;
+        commit.root = Some(Value { tag: What::Root(E::KIND).tag(), body: share(root, events) });
         for (part, existed) in touched.into_iter().zip(existed) {
             let value = match self.state.part(&part) {
                 Some(content) => {
                     let Some(body) = codec::encode_body(&content) else { return false };
-                    Some(Value { tag: What::Part(E::KIND).tag(), body: share(body, events, &mut from) })
+                    Some(Value { tag: What::Part(E::KIND).tag(), body: share(body, events) })
                 }
                 None if existed => None,
                 None => continue,
@@ -417,20 +420,17 @@ enum Unsent {
 }
 
 /// A body stands in a commit once: where an event holds it already, the row points there.
-///
-/// `from` is the event to look at first, and moves behind the one that was found: parts mostly come in the order
-/// of their events, so that a load of many records is not searched through for each.
-fn share(body: Bytes, events: &[Record], from: &mut usize) -> Body {
+fn share(body: Bytes, events: &[Record]) -> Body {
     if body.len() >= SHARE_BYTES_MIN {
-        for place in (0..events.len()).map(|step| (*from + step) % events.len()) {
-            let event = &events[place];
-            if event.body.len() < body.len() {
-                continue;
-            }
-            if let Some(start) = memmem::find(&event.body, &body) {
-                *from = place + 1;
-                // All three fit: a commit has at most 65,535 events and 256 KiB.
-                return Body::OfEvent { event: place as u16, start: start as u32, len: body.len() as u32 };
+        // Looking for the head alone and comparing the rest: a searcher for the whole body would cost more to
+        // prepare than to run.
+        let head = memmem::Finder::new(&body[..SHARE_HEAD_BYTES]);
+        for (place, event) in events.iter().enumerate() {
+            for start in head.find_iter(&event.body).take(SHARE_HEADS_MAX) {
+                if event.body[start..].starts_with(&body) {
+                    // All three fit: a commit has at most 65,535 events and 256 KiB.
+                    return Body::OfEvent { event: place as u16, start: start as u32, len: body.len() as u32 };
+                }
             }
         }
     }

@@ -66,6 +66,7 @@ impl<H> Shard<H> {
         let answer = match result {
             LoadedAs::Ready => {
                 resident.phase = Phase::Active;
+                self.active += 1;
                 self.sweep.push_back((activation, now));
                 for item in std::mem::take(&mut resident.buffer) {
                     self.deliver(&key, item, now, env, fx);
@@ -94,12 +95,12 @@ impl<H> Shard<H> {
     pub(super) fn leave(&mut self, key: &EntityKey, now: u64, env: &dyn ShardEnv, fx: &mut Vec<Effect<H>>) {
         let Some(resident) = self.entities.get_mut(key) else { return };
         let activation = resident.activation;
-        let stopped = match resident.phase {
-            Phase::Active => false,
-            // The shell has started nothing yet, or will find the activation gone and stop what it started.
-            Phase::Loading => false,
+        match resident.phase {
+            Phase::Active => self.active -= 1,
+            // The shell has started nothing yet, or stops what it started.
+            Phase::Loading => {}
             Phase::Leaving { .. } | Phase::Passing { .. } | Phase::Backoff { .. } => return,
-        };
+        }
         let lane = Lane { shard: self.id, activation };
         // What was not handed in is the tail of the lane: taken back, it is decided again.
         let kept = self.outgoing.iter().filter(|proposal| proposal.lane == lane).count();
@@ -117,7 +118,7 @@ impl<H> Shard<H> {
         again.append(&mut resident.deciding);
         again.append(&mut resident.buffer);
         resident.buffer = again;
-        resident.phase = Phase::Leaving { stopped, closed: (!handed_in).then_some(0) };
+        resident.phase = Phase::Leaving { stopped: false, closed: (!handed_in).then_some(0) };
         self.figures.rebuilds += 1;
         fx.push(Effect::Stop { activation });
         if handed_in {
@@ -274,16 +275,18 @@ impl<H> Shard<H> {
     /// Lets idle entities go, and the least recently used beyond the bound. A clock hand: each is looked at in
     /// turn and goes if it was not used since the last look.
     pub(super) fn let_go(&mut self, now: u64, fx: &mut Vec<Effect<H>>) {
-        let over = self.entities.len() > self.settings.resident_max;
-        if !over && now < self.next_sweep {
-            return;
+        let due = now >= self.next_sweep;
+        if due {
+            self.next_sweep = now + SWEEP_MS;
         }
-        self.next_sweep = now + SWEEP_MS;
         // A large house is still walked through within half a minute.
         for _ in 0..SWEEP_MAX.max(self.sweep.len() / 32).min(self.sweep.len()) {
+            let over = self.active > self.settings.resident_max;
+            if !over && !due {
+                return;
+            }
             let Some((activation, seen)) = self.sweep.pop_front() else { return };
             let Some(key) = self.activations.get(&activation) else { continue };
-            let over = self.entities.len() > self.settings.resident_max;
             let Some(resident) = self.entities.get_mut(key) else { continue };
             if resident.phase != Phase::Active {
                 continue;
@@ -298,6 +301,7 @@ impl<H> Shard<H> {
             // Nothing is under way, so this is the same end without anything to take back.
             let handed_in = resident.proposed() > 0;
             resident.phase = Phase::Leaving { stopped: false, closed: (!handed_in).then_some(0) };
+            self.active -= 1;
             self.figures.passivations += 1;
             fx.push(Effect::Stop { activation });
             if handed_in {

@@ -296,6 +296,8 @@ pub struct Shard<H> {
     next_activation: u64,
     joins: AHashMap<RequestKey, Join<H>>,
     callers: usize,
+    /// Residents in [`Phase::Active`].
+    active: usize,
     /// Proposals not handed in yet, in lane order.
     outgoing: Vec<Proposal>,
     /// Until then the raft thread is not tried again.
@@ -326,6 +328,7 @@ impl<H> Shard<H> {
             next_activation: 1,
             joins: AHashMap::new(),
             callers: 0,
+            active: 0,
             outgoing: Vec::new(),
             stalled_until: 0,
             unconfirmed: Vec::new(),

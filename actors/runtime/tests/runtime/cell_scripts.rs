@@ -4,7 +4,7 @@
 //! `fire NAME due=MS` (any) · `apply` (everything proposed) · `reload` · `pass MS`
 
 use crate::{
-    fold::{Bench, call, origin},
+    bench::{Bench, call, origin},
     node::START_MS,
     probe::{Probe, script},
     world::request_at,
@@ -76,7 +76,7 @@ fn value(value: &Value) -> String {
 }
 
 fn timer(key: &TimerKey) -> String {
-    format!("{} due {:+} set by {}", key.name, key.due_ms - START_MS, id(key.generation))
+    format!("{} due {} set by {}", key.name, key.due_ms, id(key.generation))
 }
 
 fn show(out: &mut String, seq: u64, commit: &Commit, reply: bool) {
@@ -144,26 +144,26 @@ impl Runner for Script {
                 } else {
                     DomainMessage::CaseOpened { ticket }
                 };
+                let id = CommitId { term: 1, counter: self.messages };
+                let (source, target) =
+                    (EntityKey::parse("case/source")?, EntityKey::parse("directory/probe")?);
+                let answers = linked.then(|| MessageKey {
+                    target: source.clone(),
+                    source: target.clone(),
+                    commit: CommitId { term: 1, counter: 1 },
+                    place: 0,
+                });
                 let message = Message {
-                    key: MessageKey {
-                        target: EntityKey::parse("directory/probe")?,
-                        source: EntityKey::parse("case/source")?,
-                        commit: CommitId { term: 1, counter: self.messages },
-                        place: 0,
-                    },
+                    key: MessageKey { target, source: source.clone(), commit: id, place: 0 },
                     hops: args.lookup_parse("hops")?.unwrap_or(0),
-                    answers: None,
+                    answers,
                     record: encode(What::Message, &content).expect("small"),
                 };
-                let mut message = message;
-                if linked {
-                    message.answers = Some(MessageKey {
-                        target: message.key.source.clone(),
-                        source: message.key.target.clone(),
-                        commit: CommitId { term: 1, counter: 1 },
-                        place: 0,
-                    });
-                }
+                // It stands in the outbox, so that it can be consumed.
+                let mut commit = crate::node::time_commit(1, self.messages, START_MS);
+                (commit.entity, commit.system) = (source, None);
+                commit.sent.push(message.clone());
+                self.bench.apply(&commit.encode()?);
                 self.handle(Work::Message(message), 1)
             }
             "fire" => {
@@ -172,7 +172,7 @@ impl Runner for Script {
                 let view = self.bench.store.reader().view();
                 let key = match due {
                     Some(due) => TimerKey {
-                        due_ms: START_MS + due,
+                        due_ms: due,
                         entity: EntityKey::parse("directory/probe")?,
                         name,
                         generation: CommitId { term: 1, counter: 1_024 },

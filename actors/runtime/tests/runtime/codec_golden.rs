@@ -5,7 +5,7 @@
 //! bytes change needs a new version, an upcast and a file of its own.
 
 use crate::{
-    fold::{Bench, origin},
+    bench::{Bench, origin},
     node::START_MS,
     world::{document, fixture, open_command, request_at},
 };

@@ -133,8 +133,7 @@ async fn a_refusal_on_lost_ground_is_decided_again() {
     let refused = tokio::spawn(async move { gateway.call(refused).await });
     eventually("the refusal is decided", || (world.runtime.figures().shards[0].refusals == 1).then_some(()))
         .await;
-    // The put is lost for good: its caller was told that nobody knows, so the gateway tries it again later; the
-    // refused call is decided before that, on a state without `x`.
+    // The put finds another entry in its place and is decided again; so is the refusal, which rested on it.
     assert!(!refused.is_finished(), "a refusal does not leave before what it rests on has applied");
     world.log.replace_next(1);
     world.log.go_on();

@@ -1,6 +1,7 @@
 //! Tests of the runtime: golden scripts for the pure cores, properties, golden records, and the whole of it in
 //! one process over the real apply step and a log of one node.
 
+mod bench;
 mod cell_scripts;
 mod codec_golden;
 mod courier_core;

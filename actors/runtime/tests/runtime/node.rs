@@ -116,6 +116,11 @@ impl Node {
         let mut store = store();
         let first = time_commit(1, 1, START_MS).encode().expect("a small commit");
         store.apply(&[entry(1, 1, first)], 1).expect("applies");
+        Self::start_on(store)
+    }
+
+    /// A leader in term 1 over a store something was applied to.
+    pub fn start_on(store: StateStore) -> Running {
         let reader = store.reader();
         let role = RoleState { term: 1, role: Role::Leader { ready: true } };
         let node = Arc::new(Self {
@@ -167,9 +172,15 @@ impl Node {
         self.lock().replace = count;
     }
 
-    /// Proposals waiting while held.
+    /// Proposals of the domain's entities waiting while held.
     pub fn waiting(&self) -> usize {
-        self.lock().queue.iter().filter(|step| matches!(step, Step::Propose(_))).count()
+        let of_domain = |step: &&Step| match step {
+            Step::Propose(proposal) => {
+                !Commit::decode(&proposal.data).expect("what cells encode can be decoded").entity.is_system()
+            }
+            Step::Close(_) | Step::Confirm(..) => false,
+        };
+        self.lock().queue.iter().filter(of_domain).count()
     }
 
     pub fn proposals(&self) -> u64 {

@@ -115,7 +115,10 @@ impl World {
     }
 
     pub fn with(settings: RuntimeSettings) -> Self {
-        let log = Node::start();
+        Self::on(Node::start(), settings)
+    }
+
+    pub fn on(log: Running, settings: RuntimeSettings) -> Self {
         let runtime = start(&log, settings, Arc::clone(&log), Arc::new(Nowhere));
         Self { log, runtime, requests: AtomicU64::new(0) }
     }
