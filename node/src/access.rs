@@ -48,7 +48,14 @@ pub struct Rule {
 }
 
 const fn rule(method: &'static str, kinds: &[Kind]) -> Rule {
-    Rule { method, listener: Listener::Clients, kinds: KindSet::of(kinds), personal: false, always: false, stream: false }
+    Rule {
+        method,
+        listener: Listener::Clients,
+        kinds: KindSet::of(kinds),
+        personal: false,
+        always: false,
+        stream: false,
+    }
 }
 
 const fn personal(mut rule: Rule) -> Rule {
@@ -96,7 +103,10 @@ pub const RULES: &[Rule] = &[
     rule("/okno.v1.QueueService/CallNext", WINDOW),
     rule("/okno.v1.QueueService/BeginService", WINDOW),
     rule("/okno.v1.QueueService/FinishService", WINDOW),
-    rule("/okno.v1.QueueService/ListTickets", &[Operator, Workstation, Kiosk, Board, Connector, Auditor, Admin]),
+    rule(
+        "/okno.v1.QueueService/ListTickets",
+        &[Operator, Workstation, Kiosk, Board, Connector, Auditor, Admin],
+    ),
     rule("/okno.v1.CatalogueService/LoadCatalogue", KEEPERS),
     rule("/okno.v1.CatalogueService/GetService", CLIENTS),
     rule("/okno.v1.CatalogueService/ListServices", CLIENTS),

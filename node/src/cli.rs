@@ -125,7 +125,8 @@ fn init(arguments: &InitArgs) -> Result<(), Refusal> {
         Some(path) => Some(load_from(path, &[])?),
         None => None,
     };
-    let missing = |what: &str| Refusal { code: USAGE, text: format!("{what} is neither given nor in the settings") };
+    let missing =
+        |what: &str| Refusal { code: USAGE, text: format!("{what} is neither given nor in the settings") };
     let from_settings = settings.as_ref();
     let plan = data::InitPlan {
         directory: arguments
@@ -200,6 +201,9 @@ mod tests {
         assert!(parse(&["--config", "f", "--members", "1=a:1"]).is_ok());
         let id = "0190b5f0-0000-7000-8000-000000000001";
         assert!(parse(&["--dir", "d", "--cluster-id", id, "--node-id", "1", "--members", "1=a:1"]).is_ok());
-        assert!(parse(&["--dir", "d", "--cluster-id", id, "--node-id", "1"]).is_err(), "members are required");
+        assert!(
+            parse(&["--dir", "d", "--cluster-id", id, "--node-id", "1"]).is_err(),
+            "members are required"
+        );
     }
 }

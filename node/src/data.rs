@@ -68,8 +68,9 @@ pub fn parse_members(text: &str) -> Result<Vec<Member>, DataError> {
     let refuse = |detail: String| DataError::Members(detail);
     let mut members = Vec::new();
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (id, address) =
-            item.split_once('=').ok_or_else(|| refuse(format!("expected <node id>=<host>:<port>, found {item:?}")))?;
+        let (id, address) = item
+            .split_once('=')
+            .ok_or_else(|| refuse(format!("expected <node id>=<host>:<port>, found {item:?}")))?;
         let node_id: u64 = id
             .trim()
             .parse()
@@ -169,14 +170,18 @@ impl DataDirectory {
     /// The directory must be the one the settings speak of.
     pub fn check(&self, settings: &Settings) -> Result<(), DataError> {
         let record = self.identity.record();
-        let foreign = |found: String, expected: String| DataError::Foreign { path: self.path.clone(), found, expected };
+        let foreign =
+            |found: String, expected: String| DataError::Foreign { path: self.path.clone(), found, expected };
         if let Some(cluster) = settings.cluster.id
             && cluster != record.cluster
         {
             return Err(foreign(format!("cluster {}", record.cluster), format!("cluster.id = {cluster}")));
         }
         if settings.node.id != record.node_id {
-            return Err(foreign(format!("node {}", record.node_id), format!("node.id = {}", settings.node.id)));
+            return Err(foreign(
+                format!("node {}", record.node_id),
+                format!("node.id = {}", settings.node.id),
+            ));
         }
         Ok(())
     }

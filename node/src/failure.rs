@@ -152,7 +152,11 @@ impl Failure {
                 details.set_error_info(&refusal.reason, ERROR_DOMAIN, facts);
                 if refusal.class == RefusalClass::InvalidArgument && !refusal.details.is_empty() {
                     details.set_bad_request(
-                        refusal.details.iter().map(|(field, expected)| FieldViolation::new(field, expected)).collect::<Vec<_>>(),
+                        refusal
+                            .details
+                            .iter()
+                            .map(|(field, expected)| FieldViolation::new(field, expected))
+                            .collect::<Vec<_>>(),
                     );
                 }
                 (code, language.pick(&refusal.text_ru, &refusal.text_en).to_owned())
@@ -161,10 +165,8 @@ impl Failure {
                 details.set_error_info(reason, ERROR_DOMAIN, HashMap::new());
                 details.set_retry_info(Some(*retry_after));
                 let code = if *exhausted { Code::ResourceExhausted } else { Code::Unavailable };
-                let text = language.pick(
-                    "Запрос не выполнен, его можно безопасно повторить",
-                    "not applied, safe to retry",
-                );
+                let text = language
+                    .pick("Запрос не выполнен, его можно безопасно повторить", "not applied, safe to retry");
                 (code, if detail.is_empty() { text.to_owned() } else { format!("{text}: {detail}") })
             }
             Self::Unknown { reason } => {
@@ -241,10 +243,14 @@ mod tests {
 
     #[test]
     fn field_violations_name_the_field() {
-        let status = Failure::field("applicants[0].snils", "ожидается 11 цифр", "expected 11 digits").status(Language::Russian);
+        let status = Failure::field("applicants[0].snils", "ожидается 11 цифр", "expected 11 digits")
+            .status(Language::Russian);
         let details = status.get_error_details();
         let violation = &details.bad_request().expect("bad request").field_violations[0];
-        assert_eq!((violation.field.as_str(), violation.description.as_str()), ("applicants[0].snils", "expected 11 digits"));
+        assert_eq!(
+            (violation.field.as_str(), violation.description.as_str()),
+            ("applicants[0].snils", "expected 11 digits")
+        );
         assert_eq!(status.message(), "applicants[0].snils: ожидается 11 цифр");
     }
 }

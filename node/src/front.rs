@@ -99,17 +99,25 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let language = Language::of_header(request.headers().get(http::header::ACCEPT_LANGUAGE).map(HeaderValue::as_bytes));
-        let (place, deadline) = match self.state.admit(&mut request, language) {
+        let language = Language::of_header(
+            request.headers().get(http::header::ACCEPT_LANGUAGE).map(HeaderValue::as_bytes),
+        );
+        let started = Instant::now();
+        let listener = self.state.listener;
+        let place =
+            access::find(request.uri().path()).filter(|place| access::RULES[*place].listener == listener);
+        let (place, deadline) = match self.state.admit(&mut request, place, language) {
             Ok(admitted) => admitted,
             Err(failure) => {
                 let response = self.state.finish(failure.status(language).into_http());
+                if let Some(place) = place {
+                    self.state.figures.observe(place, code_of(&response), started.elapsed());
+                }
                 return std::future::ready(Ok(response)).boxed();
             }
         };
         let rule = &access::RULES[place];
         let state = self.state.clone();
-        let started = Instant::now();
         let call = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         async move {
             let outcome = if rule.stream {
@@ -141,11 +149,16 @@ fn code_of(response: &Response<Body>) -> u8 {
 
 impl FrontState {
     /// Decides whether the call may go on; puts what services need into its extensions.
-    fn admit(&self, request: &mut Request<Body>, language: Language) -> Result<(usize, Instant), Failure> {
+    fn admit(
+        &self,
+        request: &mut Request<Body>,
+        place: Option<usize>,
+        language: Language,
+    ) -> Result<(usize, Instant), Failure> {
         let method = request.uri().path();
         let connection = request.extensions().get::<Arc<ConnectionInfo>>().cloned();
-        let connection = connection.ok_or_else(|| Failure::Internal { detail: "no connection facts".into() })?;
-        let place = access::find(method).filter(|place| access::RULES[*place].listener == self.listener);
+        let connection =
+            connection.ok_or_else(|| Failure::Internal { detail: "no connection facts".into() })?;
         let Some(place) = place else {
             self.denied(&connection, method, "METHOD_UNKNOWN");
             return Err(Failure::refused(
@@ -194,8 +207,12 @@ impl FrontState {
         let pause = Duration::from_secs(1);
         match &*self.phase.borrow() {
             NodePhase::Serving => Ok(()),
-            NodePhase::Quarantined { reason, .. } => Err(Failure::not_applied("NODE_QUARANTINED", pause, reason.clone())),
-            other => Err(Failure::not_applied("NODE_NOT_READY", pause, format!("the node is {}", other.name()))),
+            NodePhase::Quarantined { reason, .. } => {
+                Err(Failure::not_applied("NODE_QUARANTINED", pause, reason.clone()))
+            }
+            other => {
+                Err(Failure::not_applied("NODE_NOT_READY", pause, format!("the node is {}", other.name())))
+            }
         }
     }
 

@@ -82,7 +82,9 @@ impl fmt::Display for Caller {
 pub enum IdentityError {
     #[error("the certificate cannot be read")]
     Unreadable,
-    #[error("the certificate names no identity: expected exactly one URI okno://<cluster>/<kind>/<id>, found {found}")]
+    #[error(
+        "the certificate names no identity: expected exactly one URI okno://<cluster>/<kind>/<id>, found {found}"
+    )]
     Count { found: usize },
     #[error("{uri:?} is not okno://<cluster>/<kind>/<id>: {detail}")]
     Form { uri: String, detail: &'static str },
@@ -112,7 +114,9 @@ const CLUSTER_BYTES_MAX: usize = 63;
 pub fn check_cluster_name(name: &str) -> Result<(), String> {
     let form_ok = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if name.is_empty() || name.len() > CLUSTER_BYTES_MAX || !form_ok {
-        return Err(format!("required: 1 to {CLUSTER_BYTES_MAX} of a-z, 0-9 and '-', as certificates name it; found {name:?}"));
+        return Err(format!(
+            "required: 1 to {CLUSTER_BYTES_MAX} of a-z, 0-9 and '-', as certificates name it; found {name:?}"
+        ));
     }
     Ok(())
 }
@@ -123,26 +127,33 @@ impl Caller {
         let form = |detail| IdentityError::Form { uri: uri.chars().take(200).collect(), detail };
         let rest = uri.strip_prefix(SCHEME).ok_or_else(|| form("another scheme"))?;
         let mut levels = rest.split('/');
-        let (Some(cluster), Some(kind), Some(id), None) = (levels.next(), levels.next(), levels.next(), levels.next())
+        let (Some(cluster), Some(kind), Some(id), None) =
+            (levels.next(), levels.next(), levels.next(), levels.next())
         else {
             return Err(form("expected three levels"));
         };
         check_cluster_name(cluster).map_err(|_| form("not a cluster's name"))?;
         let kind = Kind::parse(kind).ok_or_else(|| form("unknown kind"))?;
-        let id_ok = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-' | b'@'));
+        let id_ok =
+            id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-' | b'@'));
         if id.is_empty() || id.len() > ID_BYTES_MAX || !id_ok {
             return Err(form("expected an id of 1 to 64 letters, digits and . _ : - @"));
         }
         if kind == Kind::Peer && id.parse::<u64>().map_or(true, |n| n == 0 || n.to_string() != id) {
             return Err(form("a peer's id is its node id"));
         }
-        Ok(Self { cluster: cluster.into(), kind, id: id.into(), principal: format!("{}/{id}", kind.name()).into() })
+        Ok(Self {
+            cluster: cluster.into(),
+            kind,
+            id: id.into(),
+            principal: format!("{}/{id}", kind.name()).into(),
+        })
     }
 
     /// Reads the identity of a certificate and checks its cluster.
     pub fn of_certificate(der: &[u8], cluster: &str) -> Result<Self, IdentityError> {
-        let (_, certificate) =
-            x509_parser::certificate::X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
+        let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(der)
+            .map_err(|_| IdentityError::Unreadable)?;
         let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
         let uris: Vec<&str> = names
             .iter()
@@ -155,7 +166,10 @@ impl Caller {
         let [uri] = uris[..] else { return Err(IdentityError::Count { found: uris.len() }) };
         let caller = Self::parse(uri)?;
         if caller.cluster.as_ref() != cluster {
-            return Err(IdentityError::WrongCluster { found: caller.cluster.to_string(), expected: cluster.to_owned() });
+            return Err(IdentityError::WrongCluster {
+                found: caller.cluster.to_string(),
+                expected: cluster.to_owned(),
+            });
         }
         Ok(caller)
     }

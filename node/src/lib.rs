@@ -6,6 +6,7 @@
 //! - `identity` who a certificate names · `access` who may call what · `tls` certificates, listeners, dialling
 //! - `front` what every call passes · `services` one file per gRPC service · `convert` wire ↔ domain ·
 //!   `failure` how a call without result is told · `token` page and resume tokens
+//! - `reasons` the published codes
 //! - `node` start and stop · `wiring` adapters between the parts · `observability` logs, metrics, health, alarms
 //! - `dev` a cluster on one machine
 
@@ -19,6 +20,7 @@ pub mod front;
 pub mod identity;
 pub mod node;
 pub mod observability;
+pub mod reasons;
 pub mod services;
 pub mod settings;
 pub mod tls;

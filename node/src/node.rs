@@ -58,6 +58,9 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
+/// Metadata of a call: a few names and a trace.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<()> {
     logs::install(&settings.log).map_err(|detail| anyhow!(detail))?;
@@ -108,7 +111,8 @@ impl Sides {
         // Other nodes know us by this certificate: a wrong one would only show as refused handshakes there.
         peers
             .require_own(Box::new(move |material| {
-                let own = Caller::of_certificate(material.leaf(), &cluster).map_err(|error| error.to_string())?;
+                let own =
+                    Caller::of_certificate(material.leaf(), &cluster).map_err(|error| error.to_string())?;
                 if own.kind == Kind::Peer && own.node_id() == Some(node) {
                     Ok(())
                 } else {
@@ -153,7 +157,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let alarms = Arc::new(Alarms::default());
     let sides = Sides::load(&settings, &alarms)?;
     let sockets = Sockets::bind(&settings).await?;
-    let security = SecurityLog::open(&data.path.join("security.log"), settings.security.sync_interval)?;
+    let security = SecurityLog::open(&data.path, settings.security.sync_interval)?;
     let options = wiring::rocks_options(&settings);
     let (data, engine) = tokio::task::spawn_blocking(move || {
         let engine = data.open_engine(&options);
@@ -234,7 +238,12 @@ impl Node {
         let desk = self.desk();
         self.serve_clients(sockets.clients, &desk, clients_front.clone(), &clients_figures).await?;
         self.tasks.spawn(follow_leader(self.cluster.clone(), clients_front, self.stop.clone()));
-        self.tasks.spawn(notices::follow(self.cluster.clone(), desk.notices.clone(), self.stop.clone()));
+        self.tasks.spawn(notices::follow(
+            self.cluster.clone(),
+            desk.notices.clone(),
+            self.alarms.clone(),
+            self.stop.clone(),
+        ));
         self.tasks.spawn(workstations::sweep(desk.clone()));
         self.tasks.spawn(tls::watch(self.sides.both().to_vec(), reload.clone(), self.stop.clone()));
         self.tasks.spawn(end_old_connections(
@@ -245,10 +254,17 @@ impl Node {
             self.stop.clone(),
         ));
         self.add_sources(&mut metrics, &desk, [("clients", clients_figures), ("peers", peers_figures)]);
-        let ops = Arc::new(Ops { metrics, live: Checks::default(), ready: self.ready(), alarms: self.alarms.clone() });
-        let stop = self.stop.clone();
+        let ops = Arc::new(Ops {
+            metrics,
+            live: Checks::default(),
+            ready: self.ready(),
+            alarms: self.alarms.clone(),
+        });
+        // To the end: on the way down it says so.
+        let stop = self.stop_peers.clone();
         self.tasks.spawn(async move {
-            let served = axum::serve(sockets.ops, router(ops)).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served =
+                axum::serve(sockets.ops, router(ops)).with_graceful_shutdown(stop.cancelled_owned()).await;
             if let Err(error) = served {
                 tracing::error!(%error, "metrics and health are not served any more");
             }
@@ -260,11 +276,10 @@ impl Node {
     fn desk(&self) -> Arc<Desk> {
         let runtime = self.runtime.lock();
         let runtime = runtime.as_ref().expect("taken only when the node stops");
-        let clients = self.settings.clients.clone();
+        let clients = &self.settings.clients;
         let cluster_id = self.cluster.status().cluster;
         Arc::new(Desk {
             node_id: self.settings.node.id,
-            cluster_id,
             started_at: self.started_at,
             tokens: Tokens::new(cluster_id),
             cluster: self.cluster.clone(),
@@ -275,7 +290,6 @@ impl Node {
             notices: Arc::default(),
             leases: workstations::Leases::new(clients.workstation_lease, clients.workstations_max),
             watches: Arc::new(Semaphore::new(clients.watches_max)),
-            settings: clients,
             stop: self.stop.clone(),
         })
     }
@@ -326,8 +340,13 @@ impl Node {
             handshakes_max: clients.handshakes_max,
             handshake_timeout: clients.handshake_timeout,
         };
-        let incoming =
-            tls::accept(socket, self.sides.clients.clone(), bounds, figures.clone(), self.stop_clients.clone());
+        let incoming = tls::accept(
+            socket,
+            self.sides.clients.clone(),
+            bounds,
+            figures.clone(),
+            self.stop_clients.clone(),
+        );
         let (reporter, health) = tonic_health::server::health_reporter();
         self.tasks.spawn(report_health(self.cluster.clone(), reporter, self.stop.clone()));
         let reflection = || {
@@ -350,6 +369,7 @@ impl Node {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(clients.streams_per_connection_max)
+            .http2_max_header_list_size(HEADERS_BYTES_MAX)
             .max_connection_age(clients.connection_age_max)
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -423,7 +443,10 @@ impl Node {
             "runtime",
             Box::new(move || {
                 let runtime = runtime.lock();
-                runtime.as_ref().map(|runtime| wiring::runtime_figures(&runtime.figures())).unwrap_or_default()
+                runtime
+                    .as_ref()
+                    .map(|runtime| wiring::runtime_figures(&runtime.figures()))
+                    .unwrap_or_default()
             }),
         );
         let security = self.security.clone();
@@ -435,16 +458,14 @@ impl Node {
             }),
         );
         let leases = desk.clone();
-        metrics.add(
-            "workstations",
-            Box::new(move || vec![("attached", leases.leases.count() as f64)]),
-        );
+        metrics.add("workstations", Box::new(move || vec![("attached", leases.leases.count() as f64)]));
         let sides = self.sides.both();
         for ((name, figures), side) in listeners.into_iter().zip(sides) {
             metrics.add(
                 name,
                 Box::new(move || {
-                    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
+                    let count =
+                        |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
                     vec![
                         ("connections", side.connections.count() as f64),
                         ("connections_total", count(&figures.accepted)),
@@ -478,7 +499,10 @@ impl Node {
             }
         };
         if tokio::time::timeout(self.settings.node.drain_timeout, drained).await.is_err() {
-            tracing::warn!(connections = self.sides.clients.connections.count(), "connections did not end in time");
+            tracing::warn!(
+                connections = self.sides.clients.connections.count(),
+                "connections did not end in time"
+            );
         }
         if let Some(runtime) = runtime {
             runtime.shutdown().await;
@@ -557,7 +581,8 @@ async fn keep_watchdog(stop: CancellationToken) {
     if !sd_notify::watchdog_enabled(false, &mut interval_us) {
         return;
     }
-    let mut beat = tokio::time::interval(Duration::from_micros(interval_us / 2).max(Duration::from_millis(100)));
+    let mut beat =
+        tokio::time::interval(Duration::from_micros(interval_us / 2).max(Duration::from_millis(100)));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,

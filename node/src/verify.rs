@@ -1,6 +1,9 @@
 //! `okno verify`: an offline look at a stopped node's data. Reads everything, changes nothing.
 
-use crate::data::{DataDirectory, DataError};
+use crate::{
+    data::{DataDirectory, DataError},
+    observability::{chain as chain_text, security},
+};
 use okno_storage::{
     chain_step,
     error::StorageError,
@@ -28,11 +31,14 @@ pub struct Report {
     pub chain: String,
     /// Of all rows outside the log, hexadecimal; equal on members that have applied the same.
     pub digest: String,
+    /// Events in the security log.
+    pub security_events: u64,
     /// What is wrong; empty when all is well.
     pub faults: Vec<String>,
 }
 
-/// Checks identity, contiguity of the log, the journal's hash chain, and reads every row for the digest.
+/// Checks identity, contiguity of the log, the journal's hash chain and the security log's, and reads every row for
+/// the digest.
 pub fn verify(directory: &Path) -> Result<Report, DataError> {
     let data = DataDirectory::open(directory)?;
     let record = data.identity.record().clone();
@@ -67,7 +73,8 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
             if row.index != at + 1 {
                 faults.push(format!("the journal goes from {at} to {}", row.index));
             }
-            let computed = chain_step(&chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
+            let computed =
+                chain_step(&chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
             if computed != row.chain {
                 faults.push(format!("the hash chain breaks at {}", row.index));
             }
@@ -83,13 +90,23 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
     }
     match view.founding()? {
         Some((cluster, _)) if cluster != record.cluster => {
-            faults.push(format!("the database was founded by cluster {cluster}, identity says {}", record.cluster));
+            faults.push(format!(
+                "the database was founded by cluster {cluster}, identity says {}",
+                record.cluster
+            ));
         }
         Some(_) => {}
         None if mark.index > 1 => faults.push("there is no founding commit".into()),
         None => {}
     }
     let digest = view.digest()?;
+    let security_events = match security::verify(directory) {
+        Ok(head) => head.sequence,
+        Err(error) => {
+            faults.push(format!("security log: {}", chain_text(&error)));
+            0
+        }
+    };
     Ok(Report {
         cluster: record.cluster,
         node_id: record.node_id,
@@ -100,6 +117,7 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
         journal_rows: at,
         chain: hex::encode(mark.chain),
         digest: hex::encode(digest),
+        security_events,
         faults,
     })
 }

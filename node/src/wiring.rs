@@ -4,7 +4,8 @@ use crate::{settings::Settings, tls::PeerDialer};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use okno_cluster::{
-    ClusterHandle, ClusterSettings, ConnectError, ForwardError, NodeId, PeerConnector, shell::fatal::EXIT_PANIC,
+    ClusterHandle, ClusterSettings, ConnectError, ForwardError, NodeId, PeerConnector,
+    shell::fatal::EXIT_PANIC,
 };
 use okno_runtime::{Forwarder, RuntimeFigures, RuntimeSettings};
 use okno_storage::rocks::RocksOptions;

@@ -21,7 +21,11 @@ fn source(source: &Source) -> Option<v1::Source> {
 }
 
 fn authority(authority: &Authority) -> v1::Authority {
-    v1::Authority { code: authority.code.clone(), name: text(&authority.name), short_name: text(&authority.short) }
+    v1::Authority {
+        code: authority.code.clone(),
+        name: text(&authority.name),
+        short_name: text(&authority.short),
+    }
 }
 
 fn receiver(kind: ReceiverKind) -> v1::ReceiverKind {

@@ -34,7 +34,9 @@ fn told<const N: usize>(
 pub fn tell(event: &AnyEvent, language: Language) -> Told {
     match event {
         AnyEvent::Case(event) => tell_case(event, language),
-        AnyEvent::Queue(_) => told("queue_changed", language, "Очередь изменилась".into(), "queue changed".into(), []),
+        AnyEvent::Queue(_) => {
+            told("queue_changed", language, "Очередь изменилась".into(), "queue changed".into(), [])
+        }
         AnyEvent::Catalogue(_) => {
             told("catalogue_changed", language, "Каталог изменился".into(), "catalogue changed".into(), [])
         }
@@ -91,7 +93,14 @@ fn tell_case(event: &Event, language: Language) -> Told {
                     ("from", record.from.name().to_owned()),
                     ("to", record.to.name().to_owned()),
                     ("note", step_note(&record.step)),
-                    ("deadline", stepped.due.as_ref().map(|due| due.deadlines.ready.date.to_string()).unwrap_or_default()),
+                    (
+                        "deadline",
+                        stepped
+                            .due
+                            .as_ref()
+                            .map(|due| due.deadlines.ready.date.to_string())
+                            .unwrap_or_default(),
+                    ),
                     ("warnings", record.warnings.join("; ")),
                 ],
             )
@@ -107,7 +116,9 @@ fn tell_case(event: &Event, language: Language) -> Told {
         }
         Event::TicketAnswered { answer } => {
             let (russian, english, state) = match answer {
-                LinkAnswer::Pending => ("Талон ждёт ответа очереди", "the ticket waits for the queue", "pending"),
+                LinkAnswer::Pending => {
+                    ("Талон ждёт ответа очереди", "the ticket waits for the queue", "pending")
+                }
                 LinkAnswer::Linked => ("Талон связан с делом", "the ticket knows the case", "linked"),
                 LinkAnswer::Refused(reason) => {
                     ("Очередь не приняла талон", "the queue refused the ticket", reason.as_str())

@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn dates_are_strict() {
         assert!(date("d", "2026-11-21").is_ok());
-        for text in ["2026-02-30", "21.11.2026", "2026-11-21T10:00", "20261121", "2026-1-1", "", "вчера"] {
+        for text in ["2026-02-30", "21.11.2026", "2026-11-21T10:00", "20261121", "2026-1-1", "", "вчера"]
+        {
             assert!(date("d", text).is_err(), "{text}");
         }
         assert_eq!(date_opt("d", ""), Ok(None));

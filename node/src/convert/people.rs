@@ -140,7 +140,11 @@ pub fn applicant(applicant: &domain::Applicant) -> v1::Applicant {
 
 fn name_from(name: Option<v1::PersonName>) -> domain::PersonName {
     let name = name.unwrap_or_default();
-    domain::PersonName { last_name: name.last_name, first_name: name.first_name, middle_name: name.middle_name }
+    domain::PersonName {
+        last_name: name.last_name,
+        first_name: name.first_name,
+        middle_name: name.middle_name,
+    }
 }
 
 fn name(name: &domain::PersonName) -> Option<v1::PersonName> {
@@ -151,7 +155,10 @@ fn name(name: &domain::PersonName) -> Option<v1::PersonName> {
     })
 }
 
-fn identity_from(path: &str, document: Option<v1::IdentityDocument>) -> Converted<Option<domain::IdentityDocument>> {
+fn identity_from(
+    path: &str,
+    document: Option<v1::IdentityDocument>,
+) -> Converted<Option<domain::IdentityDocument>> {
     let Some(document) = document else { return Ok(None) };
     Ok(Some(domain::IdentityDocument {
         kind: document.kind,
@@ -221,7 +228,10 @@ mod tests {
     fn every_kind_comes_back_as_it_went() {
         for one in [
             person(),
-            domain::Applicant::ForeignPerson(domain::ForeignPerson { citizenship: "KAZ".into(), ..Default::default() }),
+            domain::Applicant::ForeignPerson(domain::ForeignPerson {
+                citizenship: "KAZ".into(),
+                ..Default::default()
+            }),
             domain::Applicant::SoleTrader(domain::SoleTrader { inn: "1".into(), ..Default::default() }),
             domain::Applicant::LegalEntity(domain::LegalEntity { kpp: "1".into(), ..Default::default() }),
             domain::Applicant::ForeignEntityRepresentative(domain::ForeignEntityRepresentative {
@@ -247,7 +257,9 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let check = |applicant: v1::Applicant, path: &str| match applicant_from("applicants[0]", applicant) {
-            Err(Failure::Refused(refusal)) => assert!(refusal.details.contains_key(path), "{:?}", refusal.details),
+            Err(Failure::Refused(refusal)) => {
+                assert!(refusal.details.contains_key(path), "{:?}", refusal.details)
+            }
             other => panic!("{other:?}"),
         };
         check(v1::Applicant { kind: None }, "applicants[0]");

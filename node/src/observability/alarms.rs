@@ -23,7 +23,8 @@ impl Alarms {
             Some(alarm) => reason.clone_into(&mut alarm.reason),
             None => {
                 tracing::warn!(alarm = name, reason, "alarm");
-                standing.insert(name.to_owned(), Alarm { reason: reason.to_owned(), since: SystemTime::now() });
+                standing
+                    .insert(name.to_owned(), Alarm { reason: reason.to_owned(), since: SystemTime::now() });
             }
         }
     }

@@ -71,7 +71,8 @@ async fn ready(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Respon
 
 /// `ok`, or the checks that fail; with `verbose` all of them, and standing alarms.
 fn report(checks: &Checks, alarms: &Alarms, query: Option<&str>) -> Response {
-    let verbose = query.is_some_and(|query| query.split('&').any(|item| item == "verbose" || item.starts_with("verbose=")));
+    let verbose = query
+        .is_some_and(|query| query.split('&').any(|item| item == "verbose" || item.starts_with("verbose=")));
     let results = checks.run();
     let failed = results.iter().filter(|(_, result)| result.is_err()).count();
     let mut text = String::new();

@@ -10,7 +10,9 @@ pub fn install(section: &LogSection) -> Result<(), String> {
     let colours = std::io::stderr().is_terminal();
     let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let output = match section.format {
-        LogFormat::Json => output.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            output.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
+        }
         LogFormat::Text => output.with_target(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|error| error.to_string())

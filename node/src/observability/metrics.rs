@@ -1,7 +1,9 @@
 //! Figures for Prometheus. Labels are methods, codes and names fixed in the program; never an entity or a person.
 
 use crate::access::RULES;
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+};
 use std::{fmt::Write, sync::Arc, time::Duration};
 
 /// Highest gRPC code.
@@ -16,14 +18,18 @@ pub struct MethodFigures {
 impl MethodFigures {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         // From a commit on a fast disk to a failover.
-        let buckets =
-            vec![0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0];
+        let buckets = vec![
+            0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0,
+        ];
         let seconds = HistogramVec::new(
-            HistogramOpts::new("okno_call_seconds", "Time from a call's arrival to its response").buckets(buckets),
+            HistogramOpts::new("okno_call_seconds", "Time from a call's arrival to its response")
+                .buckets(buckets),
             &["method"],
         )?;
-        let ended =
-            IntCounterVec::new(Opts::new("okno_calls_total", "Calls by method and gRPC code"), &["method", "code"])?;
+        let ended = IntCounterVec::new(
+            Opts::new("okno_calls_total", "Calls by method and gRPC code"),
+            &["method", "code"],
+        )?;
         registry.register(Box::new(seconds.clone()))?;
         registry.register(Box::new(ended.clone()))?;
         let methods = RULES.iter().map(|rule| {

@@ -1,7 +1,7 @@
 //! `okno.v1.CaseService`.
 
 use super::{
-    desk::{Desk, WriteRequest, storage_failure, wrong_reply},
+    desk::{Desk, WriteRequest, long_read, storage_failure, wrong_reply},
     scope::Scope,
     watch,
 };
@@ -68,7 +68,9 @@ impl Desk {
     fn readable_case(&self, context: &CallContext, id: &str) -> Result<Read<Case>, Failure> {
         let scope = self.scope(context)?;
         let case = self.query.case(id).map_err(storage_failure)?.ok_or_else(case_unknown)?;
-        scope.check(&case.value.head().office).inspect_err(|failure| self.record_denial(context, failure.reason()))?;
+        scope
+            .check(&case.value.head().office)
+            .inspect_err(|failure| self.record_denial(context, failure.reason()))?;
         self.record_read(context, id)?;
         Ok(case)
     }
@@ -76,7 +78,10 @@ impl Desk {
 
 #[tonic::async_trait]
 impl CaseService for Cases {
-    async fn open_case(&self, request: Request<v1::OpenCaseRequest>) -> Result<Response<v1::OpenCaseResponse>, Status> {
+    async fn open_case(
+        &self,
+        request: Request<v1::OpenCaseRequest>,
+    ) -> Result<Response<v1::OpenCaseResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::OpenCaseRequest| async move {
             let meta = message.meta.take();
             let request = WriteRequest::of(&context, meta, &message)?;
@@ -150,7 +155,10 @@ impl CaseService for Cases {
         self.0.handle(request, handler).await
     }
 
-    async fn get_case(&self, request: Request<v1::GetCaseRequest>) -> Result<Response<v1::GetCaseResponse>, Status> {
+    async fn get_case(
+        &self,
+        request: Request<v1::GetCaseRequest>,
+    ) -> Result<Response<v1::GetCaseResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::GetCaseRequest| async move {
             let target = case_ref(&message.case_id)?;
             desk.read_point(&context, message.read.as_ref()).await?;
@@ -179,7 +187,7 @@ impl CaseService for Cases {
                 scope.check(office).inspect_err(|failure| desk.record_denial(&context, failure.reason()))?;
             }
             desk.record_read(&context, &subject_of(&filter))?;
-            let found = desk.query.list_cases(&filter, after.as_ref(), page.size).map_err(storage_failure)?;
+            let found = long_read(|| desk.query.list_cases(&filter, after.as_ref(), page.size))?;
             let readable = found.cases.iter().filter(|case| scope.covers(&case.value.head().office));
             Ok(v1::ListCasesResponse {
                 meta: desk.read_meta_at(found.applied_index),
@@ -203,13 +211,15 @@ impl CaseService for Cases {
             let page = desk.page(&context, message.page_size, HISTORY_PAGE, filter, &message.page_token)?;
             let after = match page.after {
                 None => 0,
-                Some(position) => u64::from_be_bytes(position.try_into().map_err(|_| Failure::page_token_stale())?),
+                Some(position) => {
+                    u64::from_be_bytes(position.try_into().map_err(|_| Failure::page_token_stale())?)
+                }
             };
             desk.read_point(&context, message.read.as_ref()).await?;
             let meta = desk.read_meta();
             desk.readable_case(&context, &target.id)?;
             // One more than the page: whether there is another page.
-            let mut found = desk.query.history(&target, after, page.size + 1).map_err(storage_failure)?;
+            let mut found = long_read(|| desk.query.history(&target, after, page.size + 1))?;
             let more = found.len() > page.size;
             found.truncate(page.size);
             let next_page_token = match found.last() {
@@ -288,7 +298,11 @@ fn filter_from(filter: Option<&v1::CaseFilter>) -> Result<(CaseFilter, String), 
     match by {
         By::Applicant(text) => {
             let key = applicant_key(text).ok_or_else(|| {
-                Failure::field("filter.applicant", "ожидается номер заявителя", "expected an applicant's number")
+                Failure::field(
+                    "filter.applicant",
+                    "ожидается номер заявителя",
+                    "expected an applicant's number",
+                )
             })?;
             let canonical = format!("applicant {}", hex::encode(key));
             Ok((CaseFilter::Applicant(key), canonical))
@@ -308,7 +322,11 @@ fn filter_from(filter: Option<&v1::CaseFilter>) -> Result<(CaseFilter, String), 
             let from = date_opt("filter.deadline.from", &by.from)?.unwrap_or(jiff::civil::Date::MIN);
             let to = date_opt("filter.deadline.to", &by.to)?.unwrap_or(jiff::civil::Date::MAX);
             if to < from {
-                return Err(Failure::field("filter.deadline.to", "не раньше from", "expected no earlier than from"));
+                return Err(Failure::field(
+                    "filter.deadline.to",
+                    "не раньше from",
+                    "expected no earlier than from",
+                ));
             }
             let office = Some(by.office.clone()).filter(|office| !office.is_empty());
             let canonical = format!("deadline {from} {to} {}", by.office);

@@ -45,16 +45,14 @@ impl CatalogueService for Catalogues {
             // Files name records of the catalogue as it is (an authority loaded before); the load itself is
             // checked again on the leader when it decides.
             let present = desk.query.world().catalogue.clone();
-            let load = files::read(&sources, &present).map_err(|problems| Failure::Refused(check::refusal(&problems)))?;
+            let load = files::read(&sources, &present)
+                .map_err(|problems| Failure::Refused(check::refusal(&problems)))?;
             let target = EntityRef { kind: Kind::Catalogue, id: ENTITY_ID.to_owned() };
             let command = AnyCommand::Catalogue(Command::Load(load));
             match desk.command(&context, request, target, command).await? {
-                (AnyReply::Catalogue(Reply::Loaded { version, changed, unchanged }), meta) => Ok(v1::LoadCatalogueResponse {
-                    meta,
-                    version,
-                    changed,
-                    unchanged,
-                }),
+                (AnyReply::Catalogue(Reply::Loaded { version, changed, unchanged }), meta) => {
+                    Ok(v1::LoadCatalogueResponse { meta, version, changed, unchanged })
+                }
                 _ => Err(wrong_reply()),
             }
         };
@@ -69,7 +67,11 @@ impl CatalogueService for Catalogues {
             required("code", &message.code)?;
             let (meta, catalogue) = desk.catalogue_at(&context, message.read.as_ref()).await?;
             let service = catalogue.service(&message.code).ok_or_else(|| {
-                Failure::not_found("Нет такой услуги в каталоге", "the catalogue has no such service", "SERVICE_UNKNOWN")
+                Failure::not_found(
+                    "Нет такой услуги в каталоге",
+                    "the catalogue has no such service",
+                    "SERVICE_UNKNOWN",
+                )
             })?;
             Ok(v1::GetServiceResponse {
                 meta,
@@ -104,9 +106,16 @@ impl CatalogueService for Catalogues {
         request: Request<v1::GetCalendarRequest>,
     ) -> Result<Response<v1::GetCalendarResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::GetCalendarRequest| async move {
-            let year = i16::try_from(message.year).ok().filter(|year| (1900..=2200).contains(year)).ok_or_else(|| {
-                Failure::field("year", "ожидается год от 1900 до 2200", "expected a year from 1900 to 2200")
-            })?;
+            let year = i16::try_from(message.year)
+                .ok()
+                .filter(|year| (1900..=2200).contains(year))
+                .ok_or_else(|| {
+                    Failure::field(
+                        "year",
+                        "ожидается год от 1900 до 2200",
+                        "expected a year from 1900 to 2200",
+                    )
+                })?;
             let (meta, catalogue) = desk.catalogue_at(&context, message.read.as_ref()).await?;
             let calendar = catalogue.calendar(year, &message.region).ok_or_else(|| {
                 Failure::not_found(

@@ -47,7 +47,9 @@ fn status_response(status: &ClusterStatus, started_at: SystemTime) -> v1::GetSta
     let (reason, remedy) = match &status.phase {
         NodePhase::Quarantined { reason, remedy } => (reason.clone(), remedy.clone()),
         NodePhase::Pinning { missing } => (format!("waiting for nodes {missing:?}"), String::new()),
-        NodePhase::Starting | NodePhase::Serving | NodePhase::Stopping => (status.alarms.join("; "), String::new()),
+        NodePhase::Starting | NodePhase::Serving | NodePhase::Stopping => {
+            (status.alarms.join("; "), String::new())
+        }
     };
     let phase = match &status.phase {
         NodePhase::Starting => v1::NodePhase::Starting,
@@ -140,7 +142,9 @@ impl ClusterService for Clusters {
             desk.record_read(&context, key.as_str())?;
             let info = desk.query.entity_info(&key).map_err(storage_failure)?;
             let parts = match desk.cluster.state().view().entity(&key).map_err(storage_failure)? {
-                Some(stored) => stored.parts.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect(),
+                Some(stored) => {
+                    stored.parts.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+                }
                 None => Vec::new(),
             };
             let (head, head_index) = info.head.unwrap_or_default();
@@ -155,7 +159,11 @@ impl ClusterService for Clusters {
                 quarantine_reason: info.quarantine.unwrap_or_default(),
                 quarantined_at: None,
                 parked_messages: u32::try_from(info.waiting.len()).unwrap_or(u32::MAX),
-                state: format!("last commit at index {head_index}; {} bytes; {} timers", info.bytes, info.timers.len()),
+                state: format!(
+                    "last commit at index {head_index}; {} bytes; {} timers",
+                    info.bytes,
+                    info.timers.len()
+                ),
             })
         };
         self.0.handle(request, handler).await
@@ -217,13 +225,16 @@ impl ClusterService for Clusters {
     ) -> Result<Response<Self::WatchNoticesStream>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, _| async move {
             let permit = desk.watches.clone().try_acquire_owned();
-            let permit = permit.map_err(|_| Failure::exhausted("WATCHES_FULL", "too many watches on this node"))?;
+            let permit =
+                permit.map_err(|_| Failure::exhausted("WATCHES_FULL", "too many watches on this node"))?;
             let (down, received) = mpsc::channel(QUEUE_MAX);
             tokio::spawn(async move {
                 let _permit = permit;
                 if let Some(failure) = tell_notices(&desk, &down).await {
                     // It may be gone already.
-                    let _ = down.send_timeout(Err(failure.status(context.language)), Duration::from_secs(1)).await;
+                    let _ = down
+                        .send_timeout(Err(failure.status(context.language)), Duration::from_secs(1))
+                        .await;
                 }
             });
             Ok(Box::pin(ReceiverStream::new(received)) as Self::WatchNoticesStream)
@@ -262,7 +273,12 @@ fn transfer_failure(error: TransferError) -> Failure {
     let pause = Duration::from_millis(500);
     let refused = |reason| {
         let text = error.to_string();
-        Failure::refused(RefusalClass::FailedPrecondition, reason, &format!("Передача не выполнена: {text}"), &text)
+        Failure::refused(
+            RefusalClass::FailedPrecondition,
+            reason,
+            &format!("Передача не выполнена: {text}"),
+            &text,
+        )
     };
     match error {
         TransferError::NotLeader { .. } => Failure::not_applied("NOT_LEADER", pause, error.to_string()),

@@ -6,7 +6,6 @@ use crate::{
     front::CallContext,
     observability::security::{Event, EventKind, SecurityLog},
     services::workstations::Leases,
-    settings::ClientsSection,
     token::Tokens,
 };
 use okno_cluster::{
@@ -41,7 +40,6 @@ const RESUME_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Everything a service needs.
 pub struct Desk {
     pub node_id: u64,
-    pub cluster_id: Uuid,
     pub started_at: SystemTime,
     pub tokens: Tokens,
     pub cluster: Arc<ClusterHandle>,
@@ -49,7 +47,6 @@ pub struct Desk {
     pub query: Query,
     pub security: SecurityLog,
     pub record_reads: bool,
-    pub settings: ClientsSection,
     pub notices: Arc<Notices>,
     pub leases: Leases,
     /// One permit per watch stream.
@@ -69,7 +66,11 @@ pub struct WriteRequest {
 
 impl WriteRequest {
     /// Takes `meta` apart; `body` is the message without it, which the hash covers together with the method.
-    pub fn of(context: &CallContext, meta: Option<v1::RequestMeta>, body: &impl Message) -> Result<Self, Failure> {
+    pub fn of(
+        context: &CallContext,
+        meta: Option<v1::RequestMeta>,
+        body: &impl Message,
+    ) -> Result<Self, Failure> {
         let expected = || {
             Failure::field(
                 "meta.request_id",
@@ -80,7 +81,11 @@ impl WriteRequest {
         let meta = meta.ok_or_else(expected)?;
         let request_id = Uuid::try_parse(&meta.request_id).map_err(|_| expected())?;
         if meta.workstation.len() > 64 {
-            return Err(Failure::field("meta.workstation", "не длиннее 64 знаков", "expected at most 64 bytes"));
+            return Err(Failure::field(
+                "meta.workstation",
+                "не длиннее 64 знаков",
+                "expected at most 64 bytes",
+            ));
         }
         let mut hash = Sha256::new();
         hash.update(context.rule.method.as_bytes());
@@ -101,7 +106,11 @@ impl WriteRequest {
 
 impl Desk {
     /// Runs a handler and gives its failure the caller's language.
-    pub async fn handle<M, R, F, Fut>(self: &Arc<Self>, request: Request<M>, handler: F) -> Result<Response<R>, Status>
+    pub async fn handle<M, R, F, Fut>(
+        self: &Arc<Self>,
+        request: Request<M>,
+        handler: F,
+    ) -> Result<Response<R>, Status>
     where
         F: FnOnce(Arc<Self>, CallContext, M) -> Fut,
         Fut: Future<Output = Result<R, Failure>>,
@@ -209,7 +218,11 @@ impl Desk {
     }
 
     /// Makes this node's store fresh enough for the read (rule 16); what is read afterwards is at least as new.
-    pub async fn read_point(&self, context: &CallContext, options: Option<&v1::ReadOptions>) -> Result<(), Failure> {
+    pub async fn read_point(
+        &self,
+        context: &CallContext,
+        options: Option<&v1::ReadOptions>,
+    ) -> Result<(), Failure> {
         let consistency = options.map_or(0, |options| options.consistency);
         let local = match v1::Consistency::try_from(consistency) {
             Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => false,
@@ -222,7 +235,9 @@ impl Desk {
                 ));
             }
         };
-        if let Some(token) = options.map(|options| options.resume_token.as_str()).filter(|token| !token.is_empty()) {
+        if let Some(token) =
+            options.map(|options| options.resume_token.as_str()).filter(|token| !token.is_empty())
+        {
             let index = self.tokens.open_resume(token).map_err(|_| Failure::page_token_stale())?;
             self.wait_applied(context, index).await?;
         }
@@ -264,12 +279,20 @@ impl Desk {
 
     /// Records a read of personal data before it is answered, and refuses it when that is not possible (design §8).
     pub fn record_read(&self, context: &CallContext, subject: &str) -> Result<(), Failure> {
-        debug_assert!(context.rule.personal, "{} is not marked as reading personal data", context.rule.method);
+        debug_assert!(
+            context.rule.personal,
+            "{} is not marked as reading personal data",
+            context.rule.method
+        );
         if !self.record_reads {
             return Ok(());
         }
         self.record(context, EventKind::PersonalRead, subject).map_err(|()| {
-            Failure::not_applied("SECURITY_LOG_UNAVAILABLE", Duration::from_secs(1), "the read cannot be recorded")
+            Failure::not_applied(
+                "SECURITY_LOG_UNAVAILABLE",
+                Duration::from_secs(1),
+                "the read cannot be recorded",
+            )
         })
     }
 
@@ -316,7 +339,9 @@ fn unknown(context: &CallContext, request_id: Uuid, reason: String) -> Failure {
 fn read_failure(error: ReadError) -> Failure {
     let pause = Duration::from_millis(200);
     match error {
-        ReadError::TimedOut | ReadError::NotLeader => Failure::not_applied("NO_LEADER", pause, error.to_string()),
+        ReadError::TimedOut | ReadError::NotLeader => {
+            Failure::not_applied("NO_LEADER", pause, error.to_string())
+        }
         ReadError::Overloaded => Failure::exhausted("OVERLOADED", error.to_string()),
         ReadError::Closed => Failure::not_applied("NODE_CLOSED", Duration::from_secs(1), error.to_string()),
     }
@@ -326,6 +351,11 @@ fn read_failure(error: ReadError) -> Failure {
 pub fn storage_failure(error: StorageError) -> Failure {
     tracing::error!(error = crate::observability::chain(&error), "reading the store failed");
     Failure::Internal { detail: "the store cannot be read".into() }
+}
+
+/// A read that takes more than a moment: the network thread's other work goes on meanwhile, heartbeats above all.
+pub fn long_read<T>(read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Failure> {
+    tokio::task::block_in_place(read).map_err(storage_failure)
 }
 
 /// A reply of another kind than its command: a fault of the program.

@@ -45,7 +45,11 @@ impl Desk {
 }
 
 fn unknown(what: &str) -> Failure {
-    Failure::not_found(&format!("Нет в справочнике: {what}"), &format!("not in the directory: {what}"), "DIRECTORY_ENTRY_UNKNOWN")
+    Failure::not_found(
+        &format!("Нет в справочнике: {what}"),
+        &format!("not in the directory: {what}"),
+        "DIRECTORY_ENTRY_UNKNOWN",
+    )
 }
 
 /// A mutating method: its command from the message, its response from the new version.
@@ -145,7 +149,11 @@ impl DirectoryService for Directories {
             let (meta, directory) = desk.directory_at(&context, message.read.as_ref()).await?;
             let (found, next_page_token) =
                 desk.page_by_text(&context, &page, b"", directory.offices(), |office| &office.code);
-            Ok(v1::ListOfficesResponse { meta, offices: found.into_iter().map(wire::office).collect(), next_page_token })
+            Ok(v1::ListOfficesResponse {
+                meta,
+                offices: found.into_iter().map(wire::office).collect(),
+                next_page_token,
+            })
         };
         self.0.handle(request, handler).await
     }
@@ -187,8 +195,13 @@ impl DirectoryService for Directories {
             let people = directory
                 .people()
                 .filter(|person| message.office.is_empty() || person.offices.contains(&message.office));
-            let (found, next_page_token) = desk.page_by_text(&context, &page, filter, people, |person| &person.id);
-            Ok(v1::ListPeopleResponse { meta, people: found.into_iter().map(wire::person).collect(), next_page_token })
+            let (found, next_page_token) =
+                desk.page_by_text(&context, &page, filter, people, |person| &person.id);
+            Ok(v1::ListPeopleResponse {
+                meta,
+                people: found.into_iter().map(wire::person).collect(),
+                next_page_token,
+            })
         };
         self.0.handle(request, handler).await
     }

@@ -55,7 +55,11 @@ impl tower::Service<http::Request<Body>> for ClientServices {
 }
 
 /// All services of the clients' listener, with the bound on messages; `more` adds what is not of `okno.v1`.
-pub fn services(desk: &Arc<Desk>, message_bytes_max: usize, more: impl FnOnce(Routes) -> Routes) -> ClientServices {
+pub fn services(
+    desk: &Arc<Desk>,
+    message_bytes_max: usize,
+    more: impl FnOnce(Routes) -> Routes,
+) -> ClientServices {
     macro_rules! server {
         ($module:ident :: $Server:ident, $service:expr) => {
             v1::$module::$Server::new($service)
@@ -64,8 +68,14 @@ pub fn services(desk: &Arc<Desk>, message_bytes_max: usize, more: impl FnOnce(Ro
         };
     }
     let others = Routes::default()
-        .add_service(server!(catalogue_service_server::CatalogueServiceServer, catalogue::Catalogues(desk.clone())))
-        .add_service(server!(directory_service_server::DirectoryServiceServer, directory::Directories(desk.clone())))
+        .add_service(server!(
+            catalogue_service_server::CatalogueServiceServer,
+            catalogue::Catalogues(desk.clone())
+        ))
+        .add_service(server!(
+            directory_service_server::DirectoryServiceServer,
+            directory::Directories(desk.clone())
+        ))
         .add_service(server!(cluster_service_server::ClusterServiceServer, cluster::Clusters(desk.clone())))
         .add_service(server!(
             workstation_service_server::WorkstationServiceServer,

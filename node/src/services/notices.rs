@@ -1,6 +1,7 @@
 //! What people at the workplaces must learn about the cluster (R-R1, R-R4): told to every attached workstation and
 //! to whoever watches notices. Each node tells what it sees itself, so notices arrive without a leader too.
 
+use crate::observability::alarms::Alarms;
 use okno_cluster::{ClusterHandle, ClusterStatus, NodePhase, api::Role};
 use okno_proto::v1;
 use parking_lot::Mutex;
@@ -89,8 +90,14 @@ impl Notices {
     }
 }
 
-/// Looks at the cluster until `stop` and tells what changes.
-pub async fn follow(cluster: Arc<ClusterHandle>, notices: Arc<Notices>, stop: CancellationToken) {
+/// Looks at the cluster until `stop` and tells what changes; what the cluster part alarms about becomes the node's
+/// alarm.
+pub async fn follow(
+    cluster: Arc<ClusterHandle>,
+    notices: Arc<Notices>,
+    alarms: Arc<Alarms>,
+    stop: CancellationToken,
+) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leader = None;
@@ -99,7 +106,13 @@ pub async fn follow(cluster: Arc<ClusterHandle>, notices: Arc<Notices>, stop: Ca
             () = stop.cancelled() => break,
             _ = look.tick() => {}
         }
-        leader = compare(&cluster.status(), leader, &notices);
+        let status = cluster.status();
+        if status.alarms.is_empty() {
+            alarms.clear("cluster");
+        } else {
+            alarms.raise("cluster", &status.alarms.join("; "));
+        }
+        leader = compare(&status, leader, &notices);
     }
     notices.raise(
         "stopping",

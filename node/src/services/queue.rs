@@ -1,6 +1,6 @@
 //! `okno.v1.QueueService`.
 
-use super::desk::{Desk, WriteRequest, storage_failure, wrong_reply};
+use super::desk::{Desk, WriteRequest, long_read, wrong_reply};
 use crate::{
     convert::{self, required},
     failure::Failure,
@@ -75,7 +75,10 @@ impl QueueService for Queues {
         self.0.handle(request, handler).await
     }
 
-    async fn call_next(&self, request: Request<v1::CallNextRequest>) -> Result<Response<v1::CallNextResponse>, Status> {
+    async fn call_next(
+        &self,
+        request: Request<v1::CallNextRequest>,
+    ) -> Result<Response<v1::CallNextResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::CallNextRequest| async move {
             let meta = message.meta.take();
             let request = WriteRequest::of(&context, meta, &message)?;
@@ -128,21 +131,29 @@ impl QueueService for Queues {
             states.sort_unstable();
             states.dedup();
             if states.iter().any(|state| *state == 0 || v1::TicketState::try_from(*state).is_err()) {
-                return Err(Failure::field("states", "неизвестное состояние", "expected states of TicketState"));
+                return Err(Failure::field(
+                    "states",
+                    "неизвестное состояние",
+                    "expected states of TicketState",
+                ));
             }
             let filter = format!("{}\0{states:?}", message.office);
-            let page = desk.page(&context, message.page_size, PAGE, filter.as_bytes(), &message.page_token)?;
+            let page =
+                desk.page(&context, message.page_size, PAGE, filter.as_bytes(), &message.page_token)?;
             desk.read_point(&context, message.read.as_ref()).await?;
             let meta = desk.read_meta();
-            let queue = desk.query.queue(&message.office).map_err(storage_failure)?;
+            let queue = long_read(|| desk.query.queue(&message.office))?;
             let queue = queue.as_ref().map(|read| &read.value);
             let wanted = |ticket: &&Ticket| {
                 states.is_empty() || states.contains(&i32::from(convert::queue::state(&ticket.state)))
             };
             let tickets = queue.into_iter().flat_map(Queue::tickets).filter(wanted);
             let (found, next_page_token) =
-                desk.page_by_text(&context, &page, filter.as_bytes(), tickets, |ticket| &ticket.ticket.number);
-            let tickets = found.into_iter().map(|ticket| convert::queue::ticket(&message.office, ticket)).collect();
+                desk.page_by_text(&context, &page, filter.as_bytes(), tickets, |ticket| {
+                    &ticket.ticket.number
+                });
+            let tickets =
+                found.into_iter().map(|ticket| convert::queue::ticket(&message.office, ticket)).collect();
             Ok(v1::ListTicketsResponse { meta, tickets, next_page_token })
         };
         self.0.handle(request, handler).await

@@ -3,7 +3,7 @@
 //! The journal is the buffer: a slow reader is merely further behind in it, costs no memory, and resumes by log
 //! index on any node. Only a reader that takes nothing for long is told to come back (rule 10).
 
-use super::desk::{Desk, storage_failure};
+use super::desk::{Desk, long_read, storage_failure};
 use crate::{
     convert,
     failure::{Failure, Language},
@@ -38,7 +38,11 @@ const KNOWN_MAX: usize = 10_000;
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchCasesResponse, Status>> + Send>>;
 
 /// Begins a watch; `message.case_id`, if any, is checked.
-pub fn start(desk: &Arc<Desk>, context: CallContext, message: &v1::WatchCasesRequest) -> Result<WatchStream, Failure> {
+pub fn start(
+    desk: &Arc<Desk>,
+    context: CallContext,
+    message: &v1::WatchCasesRequest,
+) -> Result<WatchStream, Failure> {
     let scope = desk.scope(&context)?;
     if !message.office.is_empty() {
         scope.check(&message.office).inspect_err(|failure| desk.record_denial(&context, failure.reason()))?;
@@ -69,8 +73,9 @@ pub fn start(desk: &Arc<Desk>, context: CallContext, message: &v1::WatchCasesReq
         let _ = ended.send(failure);
     });
     // The reason of the end comes after everything that was queued.
-    let end = futures::stream::once(end)
-        .filter_map(move |end| async move { end.ok().flatten().map(|failure| Err(failure.status(language))) });
+    let end = futures::stream::once(end).filter_map(move |end| async move {
+        end.ok().flatten().map(|failure| Err(failure.status(language)))
+    });
     Ok(Box::pin(ReceiverStream::new(received).map(Ok).chain(end)))
 }
 
@@ -145,7 +150,7 @@ impl Watch {
         if let Some(id) = &self.case {
             let through = self.desk.query.applied().0;
             let target = EntityRef { kind: Kind::Case, id: id.clone() };
-            let found = self.desk.query.history(&target, self.after, ROWS_MAX).map_err(storage_failure)?;
+            let found = long_read(|| self.desk.query.history(&target, self.after, ROWS_MAX))?;
             let full = found.len() == ROWS_MAX;
             let last = found.last().map_or(0, |entry| entry.index);
             let moved = found.into_iter().map(|entry| Moved {
@@ -157,7 +162,7 @@ impl Watch {
             });
             return Ok((moved.collect(), if full { last } else { through.max(last) }));
         }
-        let found = self.desk.query.changes(self.after, ROWS_MAX).map_err(storage_failure)?;
+        let found = long_read(|| self.desk.query.changes(self.after, ROWS_MAX))?;
         let moved = found.changes.into_iter().filter_map(|change| {
             let entity = change.entity.filter(|entity| entity.kind == Kind::Case)?;
             Some(Moved {
@@ -173,7 +178,8 @@ impl Watch {
 
     async fn tell(&mut self, moved: Moved) -> Result<(), Option<Failure>> {
         let (office, mut state) = self.facts(&moved).map_err(Some)?;
-        let wanted = self.office.as_ref().is_none_or(|wanted| *wanted == office) && self.scope.covers(&office);
+        let wanted =
+            self.office.as_ref().is_none_or(|wanted| *wanted == office) && self.scope.covers(&office);
         let count = moved.events.len();
         for (number, event) in moved.events.iter().enumerate() {
             state = state_after(event).unwrap_or(state);
@@ -216,7 +222,9 @@ impl Watch {
         }
         // Met for the first time: the state of now, which is what a watch that has caught up shows.
         let case = self.desk.query.case(&moved.id).map_err(storage_failure)?;
-        Ok(case.map_or((String::new(), State::Unopened), |case| (case.value.head().office.clone(), case.value.state())))
+        Ok(case.map_or((String::new(), State::Unopened), |case| {
+            (case.value.head().office.clone(), case.value.state())
+        }))
     }
 
     async fn send(&self, through: u64, change: Told) -> Result<(), Option<Failure>> {
@@ -245,5 +253,9 @@ fn state_after(event: &AnyEvent) -> Option<State> {
 }
 
 pub fn stopping() -> Failure {
-    Failure::not_applied("NODE_STOPPING", Duration::from_millis(200), "the node is going down: resume on another")
+    Failure::not_applied(
+        "NODE_STOPPING",
+        Duration::from_millis(200),
+        "the node is going down: resume on another",
+    )
 }

@@ -1,11 +1,7 @@
 //! `okno.v1.WorkstationService`: an attached workstation is a lease, kept up by heartbeats, and learns the
 //! cluster's notices (R-R1). Leases live in this node's memory on its monotonic clock.
 
-use super::{
-    desk::Desk,
-    notices::Words,
-    watch::stopping,
-};
+use super::{desk::Desk, notices::Words, watch::stopping};
 use crate::{
     failure::{Failure, Language},
     front::CallContext,
@@ -156,7 +152,8 @@ impl WorkstationService for Workstations {
             let hello = hello_of(&mut up).await?;
             check_hello(&context, &hello)?;
             let lease = desk.leases.take(&hello.workstation, Instant::now());
-            let lease = lease.ok_or_else(|| Failure::exhausted("WORKSTATIONS_FULL", "too many workstations"))?;
+            let lease =
+                lease.ok_or_else(|| Failure::exhausted("WORKSTATIONS_FULL", "too many workstations"))?;
             let (down, received) = mpsc::channel(QUEUE_MAX);
             let attached =
                 Attached { desk, language: context.language, workstation: hello.workstation, lease, down };
@@ -171,7 +168,11 @@ async fn hello_of(up: &mut Streaming<v1::AttachRequest>) -> Result<v1::AttachHel
     let first = tokio::time::timeout(HELLO_WITHIN, up.message()).await;
     match first {
         Ok(Ok(Some(v1::AttachRequest { message: Some(Up::Hello(hello)) }))) => Ok(hello),
-        _ => Err(Failure::field("hello", "ожидается первым сообщением", "expected as the first message, within 5 s")),
+        _ => Err(Failure::field(
+            "hello",
+            "ожидается первым сообщением",
+            "expected as the first message, within 5 s",
+        )),
     }
 }
 
@@ -295,7 +296,6 @@ fn lost() -> Failure {
         "the lease has run out or another stream of this workstation holds it: attach again",
     )
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -27,7 +27,10 @@ pub struct Override {
 /// Where a setting stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    File { path: PathBuf, line: Option<usize> },
+    File {
+        path: PathBuf,
+        line: Option<usize>,
+    },
     Variable(String),
     Flag(String),
     /// Nowhere: a default, or a required key that is missing.
@@ -67,7 +70,11 @@ impl Override {
             Some((key, value)) if !key.trim().is_empty() => {
                 Ok(Self { place, key: key.trim().to_owned(), value: value.to_owned() })
             }
-            _ => Err(SettingsError::Invalid { place, key: "--set".into(), detail: "expected key=value".into() }),
+            _ => Err(SettingsError::Invalid {
+                place,
+                key: "--set".into(),
+                detail: "expected key=value".into(),
+            }),
         }
     }
 
@@ -86,7 +93,9 @@ impl Override {
 
     /// The value as TOML if it reads as such, else as text: `7`, `true`, `["a"]`, `/var/lib/okno`.
     fn table(&self) -> Table {
-        let parsed = toml::from_str::<Table>(&format!("v = {}", self.value)).ok().and_then(|mut table| table.remove("v"));
+        let parsed = toml::from_str::<Table>(&format!("v = {}", self.value))
+            .ok()
+            .and_then(|mut table| table.remove("v"));
         let mut value = parsed.unwrap_or_else(|| Value::String(self.value.clone()));
         for level in self.key.rsplit('.') {
             value = Value::Table(Table::from_iter([(level.to_owned(), value)]));
@@ -254,7 +263,11 @@ fn line_of_key(text: &str, key: &str) -> Option<usize> {
 fn key_at(text: &str, offset: usize) -> Option<String> {
     fn walk(table: &toml::de::DeTable<'_>, offset: usize, path: &str) -> Option<String> {
         for (name, value) in table {
-            let here = if path.is_empty() { name.get_ref().to_string() } else { format!("{path}.{}", name.get_ref()) };
+            let here = if path.is_empty() {
+                name.get_ref().to_string()
+            } else {
+                format!("{path}.{}", name.get_ref())
+            };
             if let Some(found) = value.get_ref().as_table().and_then(|inner| walk(inner, offset, &here)) {
                 return Some(found);
             }
@@ -294,7 +307,8 @@ key = "pk.pem"
 "#;
 
     fn check(text: &str, overrides: &[Override], expected: &str) {
-        let error = load_text(Path::new("okno.toml"), text, overrides).expect_err("must be refused").to_string();
+        let error =
+            load_text(Path::new("okno.toml"), text, overrides).expect_err("must be refused").to_string();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
     }
 
@@ -313,8 +327,16 @@ key = "pk.pem"
 
     #[test]
     fn errors_name_line_key_and_what_was_expected() {
-        check(&GOOD.replace("id = 1", "id = \"one\""), &[], "okno.toml:6: node.id: invalid type: string \"one\", expected u64");
-        check(&GOOD.replace("data_dir", "datadir"), &[], "okno.toml:7: node.datadir: unknown field `datadir`, expected one of");
+        check(
+            &GOOD.replace("id = 1", "id = \"one\""),
+            &[],
+            "okno.toml:6: node.id: invalid type: string \"one\", expected u64",
+        );
+        check(
+            &GOOD.replace("data_dir", "datadir"),
+            &[],
+            "okno.toml:7: node.datadir: unknown field `datadir`, expected one of",
+        );
         check(
             &GOOD.replace("127.0.0.1:7400", "localhost"),
             &[],
@@ -323,7 +345,11 @@ key = "pk.pem"
         check(&GOOD.replace("id = 1", "id = 0"), &[], "okno.toml:6: node.id: required");
         check(&GOOD.replace("id = 1", "id = = 1"), &[], "okno.toml:6:");
         check(&GOOD.replace("name = \"kuzbass\"", ""), &[], "cluster.name");
-        check(&format!("{GOOD}\n[raft]\nelection_min = \"10ms\"\n"), &[], "okno.toml:20: raft.election_min: expected at least");
+        check(
+            &format!("{GOOD}\n[raft]\nelection_min = \"10ms\"\n"),
+            &[],
+            "okno.toml:20: raft.election_min: expected at least",
+        );
         check(&GOOD.replace("key = \"pk.pem\"", ""), &[], "peers.tls.key: required");
     }
 
@@ -347,9 +373,16 @@ key = "pk.pem"
     fn overrides_are_named_in_errors() {
         check(GOOD, &[flag("node.id=x")], "flag --set node.id=x: node.id: invalid type");
         check(GOOD, &[flag("nodes.id=1")], "unknown field `nodes`");
-        let variable =
-            Override { place: Place::Variable("OKNO_ACTORS__SHARDS".into()), key: "actors.shards".into(), value: "300".into() };
-        check(GOOD, &[variable], "environment variable OKNO_ACTORS__SHARDS: actors.shards: expected at most 256");
+        let variable = Override {
+            place: Place::Variable("OKNO_ACTORS__SHARDS".into()),
+            key: "actors.shards".into(),
+            value: "300".into(),
+        };
+        check(
+            GOOD,
+            &[variable],
+            "environment variable OKNO_ACTORS__SHARDS: actors.shards: expected at most 256",
+        );
         assert!(Override::from_flag("nonsense").is_err());
     }
 }

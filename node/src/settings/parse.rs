@@ -5,5 +5,6 @@ use std::net::SocketAddr;
 
 pub fn socket_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| D::Error::custom(format!("expected address:port such as 0.0.0.0:7400, found {text:?}")))
+    text.parse()
+        .map_err(|_| D::Error::custom(format!("expected address:port such as 0.0.0.0:7400, found {text:?}")))
 }

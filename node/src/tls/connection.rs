@@ -103,8 +103,12 @@ impl TlsIo {
             .peer_certificates()
             .map(|chain| chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
             .expect("the verifier requires a client certificate");
-        let shared =
-            Arc::new(Shared { chain, opened: Instant::now(), closed: AtomicBool::new(false), waker: AtomicWaker::new() });
+        let shared = Arc::new(Shared {
+            chain,
+            opened: Instant::now(),
+            closed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        });
         let id = connections.next.fetch_add(1, Ordering::Relaxed);
         connections.open.lock().insert(id, shared.clone());
         Self { stream, info: Arc::new(info), shared, id, connections, _permit: permit }
@@ -112,7 +116,10 @@ impl TlsIo {
 
     fn check_open(&self) -> io::Result<()> {
         if self.shared.closed.load(Ordering::Acquire) {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed: the certificate is no longer accepted"));
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "closed: the certificate is no longer accepted",
+            ));
         }
         Ok(())
     }
@@ -132,7 +139,11 @@ impl Connected for TlsIo {
 }
 
 impl AsyncRead for TlsIo {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // Registered before the flag is read, so that a close in between is not missed.
         this.shared.waker.register(context.waker());

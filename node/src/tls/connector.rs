@@ -50,7 +50,11 @@ impl PeerDialer {
     }
 
     /// A channel to a peer; every new connection of it is verified again, with the certificates then in force.
-    pub async fn channel(&self, node: u64, address: &str) -> Result<tonic::transport::Channel, tonic::transport::Error> {
+    pub async fn channel(
+        &self,
+        node: u64,
+        address: &str,
+    ) -> Result<tonic::transport::Channel, tonic::transport::Error> {
         // Peers stream batches of log entries: windows large enough that they never wait for a round trip.
         const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?

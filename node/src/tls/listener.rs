@@ -88,7 +88,8 @@ pub fn accept(
                         };
                         let info = ConnectionInfo { remote, caller };
                         // The server is gone only when the node stops.
-                        let _ = ready.send(Ok(TlsIo::new(stream, info, side.connections.clone(), permit))).await;
+                        let _ =
+                            ready.send(Ok(TlsIo::new(stream, info, side.connections.clone(), permit))).await;
                         return;
                     }
                     Ok(Err(error)) => error.to_string(),

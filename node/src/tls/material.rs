@@ -88,15 +88,20 @@ impl Material {
         let chain_bytes = read(&section.certificate)?;
         let chain = certificates(&section.certificate, &chain_bytes)?;
         let key_bytes = read(&section.key)?;
-        let key = PrivateKeyDer::from_pem_slice(&key_bytes)
-            .map_err(|error| TlsError::File { path: section.key.clone(), detail: format!("not a PEM key: {error}") })?;
+        let key = PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|error| TlsError::File {
+            path: section.key.clone(),
+            detail: format!("not a PEM key: {error}"),
+        })?;
         let mut lists = Vec::new();
         for path in &section.revocation_lists {
             let bytes = read(path)?;
             let before = lists.len();
             // An item that is no list is an error, an empty file too: no list must never look like "none revoked".
             for der in CertificateRevocationListDer::pem_slice_iter(&bytes) {
-                let der = der.map_err(|error| TlsError::File { path: path.clone(), detail: format!("not PEM: {error}") })?;
+                let der = der.map_err(|error| TlsError::File {
+                    path: path.clone(),
+                    detail: format!("not PEM: {error}"),
+                })?;
                 lists.push(RevocationList::parse(path, der)?);
             }
             if lists.len() == before {
@@ -105,7 +110,10 @@ impl Material {
         }
         let not_after = x509_parser::certificate::X509Certificate::from_der(&chain[0])
             .map(|(_, certificate)| certificate.validity().not_after.timestamp())
-            .map_err(|_| TlsError::File { path: section.certificate.clone(), detail: "cannot be parsed".into() })?;
+            .map_err(|_| TlsError::File {
+                path: section.certificate.clone(),
+                detail: "cannot be parsed".into(),
+            })?;
         let material =
             Self { chain, key, roots: Arc::new(roots), lists, digest: hasher.finalize().into(), not_after };
         // Builds everything once, so that a file that cannot serve is found here and not at a handshake.
@@ -148,7 +156,11 @@ impl Material {
     /// Refuses to replace `old` by lists that are older: a stale copy would bring revoked certificates back.
     pub fn check_not_older(&self, old: &Self) -> Result<(), TlsError> {
         for before in &old.lists {
-            let after = self.lists.iter().filter(|list| list.issuer == before.issuer).max_by_key(|list| list.this_update);
+            let after = self
+                .lists
+                .iter()
+                .filter(|list| list.issuer == before.issuer)
+                .max_by_key(|list| list.this_update);
             if let Some(after) = after
                 && after.this_update < before.this_update
             {
@@ -170,7 +182,9 @@ impl Material {
                 .only_check_end_entity_revocation()
                 .enforce_revocation_expiration();
         }
-        builder.build().map_err(|error| TlsError::Rejected { what: "client verification", detail: error.to_string() })
+        builder
+            .build()
+            .map_err(|error| TlsError::Rejected { what: "client verification", detail: error.to_string() })
     }
 
     /// Verifies a certificate presented by a node we called: our authority, not revoked, meant for a server. Its
@@ -216,7 +230,10 @@ impl Material {
 
     /// TLS 1.3 only, a client certificate required, no resumption.
     pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
-        let rejected = |error: rustls::Error| TlsError::Rejected { what: "certificate and key", detail: error.to_string() };
+        let rejected = |error: rustls::Error| TlsError::Rejected {
+            what: "certificate and key",
+            detail: error.to_string(),
+        };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(rejected)?
@@ -248,5 +265,7 @@ impl RevocationList {
 
 /// The process's provider if `main` installed one, else ring's.
 pub fn provider() -> Arc<CryptoProvider> {
-    CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()))
+    CryptoProvider::get_default()
+        .cloned()
+        .unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()))
 }

@@ -122,7 +122,11 @@ impl Side {
             }
             Err(error) => {
                 let reason = crate::observability::chain(&error);
-                tracing::warn!(side = self.name, reason, "new certificate files refused, the old ones stay in force");
+                tracing::warn!(
+                    side = self.name,
+                    reason,
+                    "new certificate files refused, the old ones stay in force"
+                );
                 self.alarms.raise(&alarm, &reason);
                 Reload::Refused { reason }
             }

@@ -3,7 +3,8 @@
 use crate::settings::TlsSection;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use std::{
     path::{Path, PathBuf},
@@ -42,7 +43,8 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial));
         params.subject_alt_names =
             uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("ascii"))).collect();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().expect("key");
         let leaf = params.signed_by(&key, &self.issuer).expect("signed");
         let file = |end: &str| self.directory.join(format!("{name}.{end}"));
@@ -77,7 +79,8 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let path = self.directory.join("crl.pem");
-        std::fs::write(&path, params.signed_by(&self.issuer).expect("signed").pem().expect("pem")).expect("written");
+        std::fs::write(&path, params.signed_by(&self.issuer).expect("signed").pem().expect("pem"))
+            .expect("written");
         path
     }
 }

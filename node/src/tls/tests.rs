@@ -117,14 +117,18 @@ fn copy(from: &TlsSection, to: &TlsSection) {
 #[tokio::test]
 async fn only_this_authoritys_certificates_come_in_and_identities_are_read() {
     let directory = tempfile::tempdir().expect("directory");
-    let (ours, theirs) = (Authority::new(directory.path(), "ours"), Authority::new(directory.path(), "theirs"));
+    let (ours, theirs) =
+        (Authority::new(directory.path(), "ours"), Authority::new(directory.path(), "theirs"));
     let mut server = server(&ours.issue("server", &["okno://kuzbass/peer/1"], 1).section, BOUNDS).await;
 
     let operator = ours.issue("operator", &["okno://kuzbass/operator/petrova"], 2);
     let _stream = connect(server.address, &operator.section).await.expect("let in");
     let io = accepted(&mut server).await;
     let info = tonic::transport::server::Connected::connect_info(&io);
-    assert_eq!(info.caller.as_ref().map(|caller| caller.principal.to_string()), Ok("operator/petrova".to_owned()));
+    assert_eq!(
+        info.caller.as_ref().map(|caller| caller.principal.to_string()),
+        Ok("operator/petrova".to_owned())
+    );
 
     // The authority vouches, but for somebody of another cluster: calls on it are refused, with that reason.
     let foreign = ours.issue("foreign", &["okno://altai/operator/petrova"], 3);
@@ -137,7 +141,10 @@ async fn only_this_authoritys_certificates_come_in_and_identities_are_read() {
     assert!(refused(server.address, &stranger.section).await, "another authority's certificate");
     let mut nobody = operator.section.clone();
     nobody.certificate.clone_from(&stranger.section.certificate);
-    assert!(super::Material::load(&nobody).is_err(), "a key of another certificate is found when files are read");
+    assert!(
+        super::Material::load(&nobody).is_err(),
+        "a key of another certificate is found when files are read"
+    );
 }
 
 #[tokio::test]
@@ -195,7 +202,8 @@ async fn a_reload_revokes_open_connections_and_bad_files_change_nothing() {
     tokio::task::yield_now().await;
     ours.revoke(&[revoked.serial], Duration::ZERO, 24 * HOUR);
     assert_eq!(server.side.reload(), Reload::Replaced { closed: 1 });
-    let ended = tokio::time::timeout(Duration::from_secs(5), reading).await.expect("woken").expect("no panic");
+    let ended =
+        tokio::time::timeout(Duration::from_secs(5), reading).await.expect("woken").expect("no panic");
     assert_eq!(ended, Err(std::io::ErrorKind::ConnectionAborted));
     assert!(revoked_client.read_u8().await.is_err(), "the client sees the end");
     kept_client.write_u8(7).await.expect("written");
@@ -239,7 +247,8 @@ async fn silent_clients_and_too_many_connections_are_turned_away() {
     let mut server = server(&ours.issue("server", &["okno://kuzbass/peer/1"], 1).section, bounds).await;
     let operator = ours.issue("operator", &["okno://kuzbass/operator/one"], 2);
     // Two that say nothing hold both handshakes, until they time out.
-    let silent = (TcpStream::connect(server.address).await.expect("tcp"), TcpStream::connect(server.address).await);
+    let silent =
+        (TcpStream::connect(server.address).await.expect("tcp"), TcpStream::connect(server.address).await);
     let _stream = connect(server.address, &operator.section).await.expect("let in after the time-out");
     let first = accepted(&mut server).await;
     assert!(server.figures.handshakes_failed.load(std::sync::atomic::Ordering::Relaxed) >= 1);
@@ -293,5 +302,8 @@ fn files_that_cannot_be_used_are_named() {
     check(|section, path| section.ca = path.join("absent.pem"), "absent.pem: cannot be read");
     check(|section, path| section.ca = path.join("empty.pem"), "empty.pem: holds no certificate");
     check(|section, path| section.key = path.join("empty.pem"), "empty.pem: not a PEM key");
-    check(|section, path| section.revocation_lists = vec![path.join("empty.pem")], "empty.pem: holds no revocation list");
+    check(
+        |section, path| section.revocation_lists = vec![path.join("empty.pem")],
+        "empty.pem: holds no revocation list",
+    );
 }

@@ -46,7 +46,8 @@ pub async fn watch(sides: Vec<Arc<Side>>, now: Arc<Notify>, stop: CancellationTo
             }
         }
         let sides = sides.clone();
-        let reloaded = tokio::task::spawn_blocking(move || sides.iter().for_each(|side| drop(side.reload()))).await;
+        let reloaded =
+            tokio::task::spawn_blocking(move || sides.iter().for_each(|side| drop(side.reload()))).await;
         if let Err(error) = reloaded {
             tracing::error!(%error, "reloading certificates failed");
         }
