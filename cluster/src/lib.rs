@@ -12,7 +12,10 @@
 //! places: `core::check` (the messages refused today), `shell::apply` (a configuration entry ends the slice) and
 //! `core::log_view` (`snapshot`, `first_index`).
 
-#![deny(clippy::iter_over_hash_type, reason = "replicated and simulated code visits things in an order that a seed repeats")]
+#![deny(
+    clippy::iter_over_hash_type,
+    reason = "replicated and simulated code visits things in an order that a seed repeats"
+)]
 
 pub mod api;
 pub mod core;

@@ -251,8 +251,9 @@ struct Tally {
     terms: usize,
 }
 
-fn play(seed: u64, tally: &mut Tally) {
+fn play(seed: u64, lying: bool, tally: &mut Tally) {
     let mut play = Play::new(seed);
+    play.world.lying = lying;
     // Most seeds begin with a leader, some from nothing.
     if !seed.is_multiple_of(4) {
         for _ in 0..60 {
@@ -295,13 +296,24 @@ fn random_clusters_keep_their_word() {
     seeds.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     let mut tally = Tally::default();
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(seed, &mut tally)));
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(seed, false, &mut tally)));
         assert!(outcome.is_ok(), "seed {seed}");
     }
     println!("{tally:?}");
     // The steps reach every kind of end.
     let reached = [tally.applied, tally.refused, tally.unknown, tally.orphaned, tally.reads, tally.terms];
     assert!(reached.iter().all(|n| *n > 50), "{tally:?}");
+}
+
+/// The suite can fail: without the sync behind what was promised, it does.
+#[test]
+fn disks_that_lie_are_found_out() {
+    let broken = (0..SEEDS).find(|seed| {
+        let mut tally = Tally::default();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(*seed, true, &mut tally))).is_err()
+    });
+    assert!(broken.is_some(), "promises were broken and nobody noticed");
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct World {
     pub now_ms: u64,
     pub out: String,
     pub seen: Vec<Seen>,
+    /// Disks that say "synced" and are not: what a crash then loses was promised.
+    pub lying: bool,
 }
 
 /// What a node told its shards, and how it sees itself.
@@ -188,7 +190,9 @@ impl World {
         if fx.refused > 0 {
             self.say(format_args!("n{id} refused {} message(s)", fx.refused));
         }
-        if let Some((term, index)) = fx.synced {
+        if let Some((term, index)) = fx.synced
+            && !self.lying
+        {
             let n = self.nodes.get_mut(&id).expect("known");
             n.identity.update(|r| (r.synced_term, r.synced_index) = (term, index)).expect("memory");
         }
@@ -224,7 +228,7 @@ impl World {
     /// What of an append reaches the disk.
     pub fn write(&mut self, id: u64, p: Persist) {
         let n = self.nodes.get_mut(&id).expect("known");
-        if p.lower.is_some() || p.vote.is_some() {
+        if (p.lower.is_some() || p.vote.is_some()) && !self.lying {
             n.identity
                 .update(|r| {
                     if let Some((term, index)) = p.lower {
@@ -236,7 +240,7 @@ impl World {
                 })
                 .expect("memory");
         }
-        n.log.persist(p.entries, p.vote, true).expect("memory");
+        n.log.persist(p.entries, p.vote, !self.lying).expect("memory");
     }
 
     pub fn apply(&mut self, id: u64) {
