@@ -16,8 +16,19 @@ mod probe;
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
 mod world;
 
-use okno_domain::{case, entity::EntityRef, registry::AnyCommand};
-use okno_runtime::{CallResult, RuntimeSettings, ShardSettings};
+use node::{Node, START_MS};
+use okno_domain::{
+    case::{self, Case},
+    entity::{EntityRef, Kind},
+    ids,
+    registry::AnyCommand,
+};
+use okno_runtime::{
+    CallResult, RuntimeSettings, ShardSettings,
+    cell::{AnyCell, CellInput, CellOutput},
+    load::cell_of,
+};
+use okno_storage::state::StateStore;
 use std::{collections::BTreeMap, fs, time::Instant};
 use world::{World, anna, document, settings};
 

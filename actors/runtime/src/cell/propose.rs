@@ -429,7 +429,11 @@ fn share(body: Bytes, events: &[Record]) -> Body {
             for start in head.find_iter(&event.body).take(SHARE_HEADS_MAX) {
                 if event.body[start..].starts_with(&body) {
                     // All three fit: a commit has at most 65,535 events and 256 KiB.
-                    return Body::OfEvent { event: place as u16, start: start as u32, len: body.len() as u32 };
+                    return Body::OfEvent {
+                        event: place as u16,
+                        start: start as u32,
+                        len: body.len() as u32,
+                    };
                 }
             }
         }

@@ -311,7 +311,7 @@ pub struct Shard<H> {
     next_sweep: u64,
     /// Entities in [`Phase::Passing`] or [`Phase::Backoff`].
     waiting: Vec<EntityKey>,
-    troubles: AHashMap<EntityKey, Trouble>,
+    troubles: BTreeMap<EntityKey, Trouble>,
     /// One stamp a turn.
     stamp: Option<Result<i64, StampError>>,
     figures: ShardFigures,
@@ -337,7 +337,7 @@ impl<H> Shard<H> {
             sweep: VecDeque::new(),
             next_sweep: 0,
             waiting: Vec::new(),
-            troubles: AHashMap::new(),
+            troubles: BTreeMap::new(),
             stamp: None,
             figures: ShardFigures::default(),
         }

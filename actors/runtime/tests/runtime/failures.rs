@@ -87,7 +87,10 @@ async fn quarantine_and_release() {
     .await;
     let state = applied::<Probe>(&world.log.reader, "probe-bad");
     assert_eq!(state.parts.keys().collect::<Vec<_>>(), ["kept", "received", "x"]);
-    assert_eq!(world.runtime.figures().message_depths, (0, 0));
+    eventually("the courier has done with both", || {
+        (world.runtime.figures().message_depths == (0, 0)).then_some(())
+    })
+    .await;
     world.stop().await;
 }
 
@@ -147,7 +150,8 @@ async fn a_refusal_on_lost_ground_is_decided_again() {
         CallResult::Refused(_) => assert!(!state.parts.contains_key("y")),
         other => panic!("{other:?}"),
     }
-    assert!(world.runtime.figures().shards[0].rebuilds >= 1);
+    eventually("the entity was rebuilt", || (world.runtime.figures().shards[0].rebuilds >= 1).then_some(()))
+        .await;
     world.stop().await;
 }
 

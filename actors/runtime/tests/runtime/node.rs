@@ -110,6 +110,11 @@ pub fn entry(index: u64, term: u64, data: bytes::Bytes) -> LogEntry {
     LogEntry { index, term, kind: EntryKind::Normal, data }
 }
 
+/// True for what is not the cluster's own.
+fn of_domain(proposal: &Proposal) -> bool {
+    !Commit::decode(&proposal.data).expect("what cells encode can be decoded").entity.is_system()
+}
+
 impl Node {
     /// A leader in term 1 whose replicated time is [`START_MS`].
     pub fn start() -> Running {
@@ -167,20 +172,14 @@ impl Node {
         self.changed.notify_all();
     }
 
-    /// The next `count` proposals find another entry in their place.
+    /// The next `count` proposals of the domain's entities find another entry in their place.
     pub fn replace_next(&self, count: usize) {
         self.lock().replace = count;
     }
 
     /// Proposals of the domain's entities waiting while held.
     pub fn waiting(&self) -> usize {
-        let of_domain = |step: &&Step| match step {
-            Step::Propose(proposal) => {
-                !Commit::decode(&proposal.data).expect("what cells encode can be decoded").entity.is_system()
-            }
-            Step::Close(_) | Step::Confirm(..) => false,
-        };
-        self.lock().queue.iter().filter(of_domain).count()
+        self.lock().queue.iter().filter(|step| matches!(step, Step::Propose(one) if of_domain(one))).count()
     }
 
     pub fn proposals(&self) -> u64 {
@@ -266,7 +265,7 @@ impl Node {
                         ProposalOutcome::NotApplied(NotApplied::NotLeader { leader: None })
                     } else if inner.closed.contains(&proposal.lane) {
                         ProposalOutcome::NotApplied(NotApplied::LaneClosed)
-                    } else if inner.replace > 0 {
+                    } else if inner.replace > 0 && of_domain(&proposal) {
                         inner.replace -= 1;
                         ProposalOutcome::NotApplied(NotApplied::Replaced)
                     } else {
