@@ -85,7 +85,16 @@ pub fn sibling(name: &str) -> PathBuf {
 
 /// Runs `okno` with arguments to its end.
 pub fn okno(arguments: &[&str]) -> Output {
-    Command::new(binary()).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
+    bare(&binary()).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
+}
+
+/// A command without the settings that stand in this process's environment.
+fn bare(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OKNO_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// Held while a cluster runs: timings of two at a time would mean nothing.
@@ -170,6 +179,18 @@ impl Cluster {
         self.file.nodes.iter().find(|entry| entry.id == node).expect("a node of this cluster")
     }
 
+    /// Changes one setting in every node's file; a running node reads it when it starts next.
+    pub fn set(&self, section: &str, key: &str, value: impl Into<toml::Value>) {
+        let value = value.into();
+        for entry in &self.file.nodes {
+            let text = std::fs::read_to_string(&entry.settings).expect("the settings are readable");
+            let mut table: toml::Table = text.parse().expect("okno dev wrote TOML");
+            let section = table.get_mut(section).and_then(toml::Value::as_table_mut).expect("a section of the settings");
+            assert!(section.insert(key.to_owned(), value.clone()).is_some(), "{key} is no setting");
+            std::fs::write(&entry.settings, table.to_string()).expect("the settings are writable");
+        }
+    }
+
     // ---- Processes ----
 
     pub fn start_all(&mut self) {
@@ -189,7 +210,7 @@ impl Cluster {
         let entry = self.entry(node);
         let log = File::options().create(true).append(true).open(&entry.log).expect("the log opens");
         let errors = log.try_clone().expect("the log can be shared");
-        let mut command = Command::new(&self.binary);
+        let mut command = bare(&self.binary);
         command
             .arg("serve")
             .arg("--config")
@@ -204,7 +225,7 @@ impl Cluster {
 
     /// Runs `okno serve` of a node to its end: for starts that must be refused.
     pub fn start_refused(&self, node: u64, within: Duration) -> (ExitStatus, String) {
-        let mut command = Command::new(&self.binary);
+        let mut command = bare(&self.binary);
         command.arg("serve").arg("--config").arg(&self.entry(node).settings);
         let log = self.scratch().join(format!("refused-{node}.log"));
         let file = File::create(&log).expect("a log file");

@@ -207,7 +207,11 @@ fn settings(
 fn init(node: &NodeEntry, all: &[NodeEntry]) -> Result<()> {
     let members: Vec<String> = all.iter().map(|entry| format!("{}={}", entry.id, entry.peers)).collect();
     let binary = std::env::current_exe().context("finding this program's own file")?;
-    let output = std::process::Command::new(&binary)
+    let mut command = std::process::Command::new(&binary);
+    for name in super::processes::foreign_settings() {
+        command.env_remove(name);
+    }
+    let output = command
         .arg("init")
         .arg("--config")
         .arg(&node.settings)

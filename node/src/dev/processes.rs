@@ -46,6 +46,10 @@ impl NodeProcess {
             .with_context(|| format!("opening the log {}", self.log.display()))?;
         let errors = log.try_clone().context("sharing a log file")?;
         let mut command = Command::new(&self.binary);
+        // A setting in a developer's environment would hold for all nodes at once, over each one's own file.
+        for name in foreign_settings() {
+            command.env_remove(name);
+        }
         command
             .arg("serve")
             .arg("--config")
@@ -109,6 +113,12 @@ impl NodeProcess {
     pub fn log_path(&self) -> &Path {
         &self.log
     }
+}
+
+/// Environment variables that a node would take for settings.
+pub fn foreign_settings() -> Vec<std::ffi::OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| name.to_string_lossy().starts_with(crate::settings::ENV_PREFIX)).collect()
 }
 
 /// Asks the kernel to kill the child when the thread that starts it ends. `okno dev` starts all children from its

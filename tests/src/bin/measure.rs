@@ -10,6 +10,7 @@ use okno_client::{Call, Client};
 use okno_tests::cluster::Cluster;
 use okno_tests::load::Load;
 use okno_tests::{desk, people};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,32 +83,45 @@ async fn tries(count: usize) -> serde_json::Value {
     })
 }
 
-/// Opens so many cases and compares the leader's memory before and after. Other memory that grows with work (the
-/// store's write buffers and caches, queues) is filled beforehand by as many writes to one set of cases.
+/// Opens so many cases and compares how the leader's memory grows with how the followers' does: stores, caches and
+/// queues grow alike on all, actors live on the leader alone. What grows with work only (write buffers, queues) is
+/// filled beforehand by writes to few entities.
 async fn residency(cases: u64) -> serde_json::Value {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.wait_ready().await.0;
     let clients = clients(&cluster);
-    // Warm-up: the same number of commits to few entities.
     let few = open_cases(&clients, 1_000, 0).await;
     let warm = add_documents(&clients, few, cases.min(50_000)).await;
-    let pid = cluster.pid(leader).expect("the leader runs");
-    let before = resident_kib(pid);
+    let before = memory(&cluster);
     let begun = Instant::now();
     open_cases(&clients, cases, 1_000).await;
     let seconds = begun.elapsed().as_secs_f64();
-    let after = resident_kib(pid);
-    let metrics = resident_actors(&cluster, leader).await;
+    // Followers apply the last of it.
+    let index = cluster.status(leader).await.expect("the leader answers").applied_index;
+    for node in cluster.ids() {
+        cluster.wait_applied(node, index).await;
+    }
+    assert_eq!(cluster.leader().await, leader, "leadership moved: measure again");
+    let after = memory(&cluster);
+    let growth = |node: &u64| after[node].saturating_sub(before[node]);
+    let followers: Vec<u64> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
+    let beside = followers.iter().map(growth).sum::<u64>() / followers.len() as u64;
     serde_json::json!({
         "measurement": "residency",
         "cases": cases,
         "seconds_to_open": seconds,
         "warm_up_writes": warm,
-        "leader_rss_before_mib": before / 1024,
-        "leader_rss_after_mib": after / 1024,
-        "difference_mib": after.saturating_sub(before) / 1024,
-        "resident_actors": metrics,
+        "leader_mib": { "before": before[&leader] / 1024, "after": after[&leader] / 1024 },
+        "leader_growth_mib": growth(&leader) / 1024,
+        "followers_growth_mib": beside / 1024,
+        "actors_mib": growth(&leader).saturating_sub(beside) / 1024,
+        "resident_actors": resident_actors(&cluster, leader).await,
     })
+}
+
+/// Resident memory of every node, KiB.
+fn memory(cluster: &Cluster) -> BTreeMap<u64, u64> {
+    cluster.ids().into_iter().map(|node| (node, resident_kib(cluster.pid(node).expect("it runs")))).collect()
 }
 
 /// Opens so many cases, stops a follower, and measures how long it takes until it is ready again.
