@@ -61,7 +61,8 @@ fn store_of(cases: usize) -> (StateStore, Vec<EntityRef>) {
     store.apply(&[node::entry(1, 1, first)], 1).expect("applies");
     let mut opened = Vec::with_capacity(cases);
     for n in 0..cases {
-        let request = world::request_at(START_MS, n as u64);
+        // Made earlier than the requests of the calls below, so that the ids differ.
+        let request = world::request_at(START_MS - 1_000, n as u64);
         let this = EntityRef { kind: Kind::Case, id: ids::case_id(&anna.principal, request) };
         let mut cell =
             cell_of::<Case>(&store.reader().view(), this.clone(), 1).expect("readable").expect("usable");
@@ -95,6 +96,8 @@ async fn main() {
             assert!(matches!(result, CallResult::Refused(_)), "{result:?}");
         }
     }
+    // Idle residents give back what their work left allocated within half a minute.
+    tokio::time::sleep(std::time::Duration::from_secs(45)).await;
     let residents = world.runtime.figures().shards[0].residents;
     let grown = resident().saturating_sub(before);
     println!(

@@ -12,7 +12,7 @@ use crate::{
 };
 use okno_cluster::api::{Lane, NotApplied, Proposal, ProposalOutcome, Unknown};
 use okno_domain::entity::{Refusal, RefusalClass};
-use okno_storage::commit::{EntityKey, FenceReason};
+use okno_storage::commit::{EntityKey, FenceReason, Record};
 use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
@@ -195,7 +195,7 @@ impl<H> Shard<H> {
         let input = CellInput { work: Arc::clone(&item.work), stamp_ms, commit_refusal };
         if let Some(resident) = self.entities.get_mut(key) {
             fx.push(Effect::Deliver { activation: resident.activation, input });
-            resident.deciding.push_back(item);
+            super::push(&mut resident.deciding, item);
         }
     }
 
@@ -266,7 +266,7 @@ impl<H> Shard<H> {
             CellOutput::Proposed { seq, data, reply } => {
                 debug_assert_eq!(seq, resident.proposed() + 1, "a lane's proposals are counted without gaps");
                 let term = resident.term;
-                resident.in_flight.push_back(Some((item, reply)));
+                super::push(&mut resident.in_flight, Some((item, reply)));
                 self.push_outgoing(activation, term, seq, data);
             }
             CellOutput::Refused { refusal, decided_on, at_once, spoiled } => {
@@ -274,6 +274,7 @@ impl<H> Shard<H> {
                 if at_once {
                     self.answer(item, Answer::Refused(refusal), fx);
                 } else {
+                    resident.held.reserve_exact(1);
                     resident.held.push(Held { item, refusal, decided_on, ticket: 0, confirmed: false });
                     self.unconfirmed.push(key.clone());
                 }
@@ -368,6 +369,9 @@ impl<H> Shard<H> {
                 at += 1;
             }
         }
+        if resident.held.is_empty() {
+            resident.held = Vec::new();
+        }
         for (gone, held) in free {
             let retried = held
                 .item
@@ -406,6 +410,13 @@ impl<H> Shard<H> {
             resident.first_seq += 1;
         }
         resident.last_used = now;
+        // The common case, and all there is to it.
+        if let ProposalOutcome::Applied { index } = outcome
+            && resident.phase == Phase::Active
+            && resident.held.is_empty()
+        {
+            return self.applied(item, reply, index, fx);
+        }
         let failed = !matches!(outcome, ProposalOutcome::Applied { .. });
         if failed {
             resident.failed_seq = Some(resident.failed_seq.map_or(seq, |known| known.min(seq)));
@@ -413,12 +424,7 @@ impl<H> Shard<H> {
             self.leave(&key, now, env, fx);
         }
         match outcome {
-            ProposalOutcome::Applied { index } => {
-                if world::is_world(key.kind()) {
-                    fx.push(Effect::WorldMoved(index));
-                }
-                self.answer(item, Answer::Done { reply, index }, fx);
-            }
+            ProposalOutcome::Applied { index } => self.applied(item, reply, index, fx),
             ProposalOutcome::Duplicate { index, reply } => {
                 self.answer(item, Answer::Done { reply: Some(reply), index }, fx);
             }
@@ -448,6 +454,13 @@ impl<H> Shard<H> {
         }
         self.release_held(&key, now, env, fx);
         self.try_finish(&key, now, env, fx);
+    }
+
+    fn applied(&mut self, item: Item<H>, reply: Option<Record>, index: u64, fx: &mut Vec<Effect<H>>) {
+        if world::is_world(item.work.entity().kind()) {
+            fx.push(Effect::WorldMoved(index));
+        }
+        self.answer(item, Answer::Done { reply, index }, fx);
     }
 
     /// A proposal that was never handed in: nothing happened.

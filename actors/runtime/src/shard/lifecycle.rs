@@ -294,6 +294,7 @@ impl<H> Shard<H> {
             let idle = now.saturating_sub(resident.last_used) >= self.settings.idle_ms;
             let unused = over && resident.last_used <= seen;
             if resident.under_way() > 0 || !(idle || unused) {
+                resident.shrink();
                 let last_used = resident.last_used;
                 self.sweep.push_back((activation, last_used));
                 continue;

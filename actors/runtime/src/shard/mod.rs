@@ -249,10 +249,28 @@ impl<H> Resident<H> {
         self.buffer.len() + self.deciding.len() + self.in_flight.len() + self.held.len()
     }
 
+    /// Gives back what bursts of work left allocated: most residents are idle, and there are many.
+    fn shrink(&mut self) {
+        if self.under_way() == 0 {
+            self.buffer = VecDeque::new();
+            self.deciding = VecDeque::new();
+            self.in_flight = VecDeque::new();
+            self.held = Vec::new();
+        }
+    }
+
     /// Proposals this activation ever made.
     fn proposed(&self) -> u64 {
         self.first_seq + self.in_flight.len() as u64 - 1
     }
+}
+
+/// Pushes; the first place is allocated alone, because most entities have one thing under way at a time.
+fn push<T>(queue: &mut VecDeque<T>, one: T) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
+    }
+    queue.push_back(one);
 }
 
 /// Callers of one request.
