@@ -88,8 +88,13 @@ pub fn okno(arguments: &[&str]) -> Output {
     bare(&binary()).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
 }
 
+/// Held while nodes run that are no [`Cluster`]'s: those of `okno dev` itself.
+pub fn alone() -> File {
+    one_at_a_time()
+}
+
 /// A command without the settings that stand in this process's environment.
-fn bare(binary: &Path) -> Command {
+pub fn bare(binary: &Path) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("OKNO_")) {
         command.env_remove(name);
@@ -185,7 +190,10 @@ impl Cluster {
         for entry in &self.file.nodes {
             let text = std::fs::read_to_string(&entry.settings).expect("the settings are readable");
             let mut table: toml::Table = text.parse().expect("okno dev wrote TOML");
-            let section = table.get_mut(section).and_then(toml::Value::as_table_mut).expect("a section of the settings");
+            let section = table
+                .get_mut(section)
+                .and_then(toml::Value::as_table_mut)
+                .expect("a section of the settings");
             assert!(section.insert(key.to_owned(), value.clone()).is_some(), "{key} is no setting");
             std::fs::write(&entry.settings, table.to_string()).expect("the settings are writable");
         }
@@ -303,6 +311,14 @@ impl Cluster {
     pub fn log(&self, node: u64) -> String {
         let bytes = std::fs::read(&self.entry(node).log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// `okno verify` of a stopped node's data: identity, log, hash chain and all rows.
+    pub fn assert_verified(&self, node: u64) {
+        let data = &self.entry(node).data;
+        let output = okno(&["verify", "--dir", &data.to_string_lossy()]);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "node {node} does not pass its check: {out}{err}");
     }
 
     // ---- Callers ----
@@ -522,6 +538,11 @@ fn wait_exit(child: &mut Child, within: Duration) -> Option<ExitStatus> {
         std::thread::sleep(POLL);
     }
     None
+}
+
+/// Sends a signal to a child that was not waited for yet.
+pub fn signal_process(child: &Child, number: i32) {
+    signal(child, number);
 }
 
 #[allow(unsafe_code)]

@@ -153,10 +153,15 @@ pub fn tls(file: &DevFile, pair: &Pair) -> TlsFiles {
 
 /// A bare connection to one node: for what the client library would not send.
 pub fn channel(file: &DevFile, pair: &Pair, node: &NodeEntry) -> Channel {
-    let connector = Connector::new(&node.clients.to_string(), Arc::new(tls(file, pair)), &file.cluster)
+    channel_to(file, tls(file, pair), node.clients)
+}
+
+/// As [`channel`], to any listener, with any certificates.
+pub fn channel_to(file: &DevFile, files: TlsFiles, address: std::net::SocketAddr) -> Channel {
+    let connector = Connector::new(&address.to_string(), Arc::new(files), &file.cluster)
         .expect("certificates of a development cluster are readable");
     // TLS is the connector's: with the scheme https tonic would want to add its own.
-    tonic::transport::Endpoint::from_shared(format!("http://{}", node.clients))
+    tonic::transport::Endpoint::from_shared(format!("http://{address}"))
         .expect("an address")
         .connect_with_connector_lazy(connector)
 }

@@ -84,6 +84,38 @@ async fn only_certificates_of_this_cluster_and_of_the_right_kind_get_in() {
 }
 
 #[tokio::test]
+async fn the_port_for_nodes_is_for_nodes() {
+    let cluster = Cluster::start(1).await;
+    let folder = cluster.scratch();
+    let call = async |pair: &Pair| {
+        let mut files = desk::tls(&cluster.file, pair);
+        files.ca.clone_from(&cluster.file.authorities["peers"].certificate);
+        let channel = desk::channel_to(&cluster.file, files, cluster.entry(1).peers);
+        let mut bare = proto::case_service_client::CaseServiceClient::new(channel);
+        let request = proto::ListCasesRequest::default();
+        bare.list_cases(request).await.expect_err("a client's call must not get in by the nodes' door").code()
+    };
+    // An administrator's certificate is of the wrong authority here: the handshake fails, and with it the connection.
+    let code = call(cluster.identity("admin", "dev")).await;
+    assert!(
+        [tonic::Code::Unavailable, tonic::Code::Cancelled, tonic::Code::Unknown].contains(&code),
+        "{code:?}"
+    );
+    // A client's identity signed by the nodes' authority, and a node's own certificate: neither calls clients' methods.
+    let peers = cluster.authority("peers");
+    let posing = peers.issue(folder, "posing", &Leaf::peer("okno://dev/admin/dev", 20));
+    let node = peers.issue(folder, "node", &Leaf::peer("okno://dev/peer/1", 21));
+    for pair in [&posing, &node] {
+        let code = call(pair).await;
+        assert!(
+            [tonic::Code::PermissionDenied, tonic::Code::Unauthenticated, tonic::Code::Unimplemented]
+                .contains(&code),
+            "{code:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_certificate_is_shut_out_under_load() {
     let cluster = Cluster::start(3).await;
     let clients = cluster.authority("clients");

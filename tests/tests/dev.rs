@@ -1,11 +1,12 @@
 //! `okno dev --once` as a developer runs it: it tells the story, finds everything, and leaves nothing behind.
 
-use okno_tests::cluster::{binary, okno};
-use std::process::{Command, Stdio};
+use okno_tests::cluster::{alone, bare, binary, okno};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
 fn the_story_ends_well_and_leaves_nothing_behind() {
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("cluster");
     let output = okno(&["dev", "--once", "--seed", "7", "--dir", dir.to_str().unwrap()]);
@@ -30,13 +31,65 @@ fn the_story_ends_well_and_leaves_nothing_behind() {
         let address: std::net::SocketAddr = node["clients"].as_str().unwrap().parse().unwrap();
         assert!(std::net::TcpStream::connect(address).is_err(), "something still listens at {address}");
     }
+
+    // The same directory again: the nodes come back with what they had, and the story is told once more.
+    let output = okno(&["dev", "--once", "--dir", dir.to_str().unwrap()]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+}
+
+#[test]
+fn a_cluster_that_stays_up_is_spoken_to_with_its_context_and_ends_with_ctrl_c() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("cluster");
+    let log = directory.path().join("out.txt");
+    let mut dev = bare(&binary())
+        .args(["dev", "--dir", dir.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(&log).unwrap())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_for(Duration::from_secs(120), || told().contains("Кластер работает").then_some(()));
+    let context = dir.join("oknoctl.toml");
+    let oknoctl = |arguments: &[&str]| {
+        let output = bare(&binary().with_file_name("oknoctl"))
+            .args(["--config", context.to_str().unwrap(), "-o", "json"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        serde_json::from_str::<serde_json::Value>(&text)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text}"))
+    };
+    // As an administrator and as an officer, with one file and nothing else said.
+    oknoctl(&["status"]);
+    oknoctl(&["member", "list"]);
+    oknoctl(&["catalogue", "show"]);
+    let listed = oknoctl(&["case", "list", "--office", "tikhaya"]);
+    let case = listed["cases"][0]["case_id"].as_str().expect("the story's case").to_owned();
+    let shown = oknoctl(&["case", "show", &case]);
+    assert!(shown.to_string().contains("ARCHIVED"), "{shown}");
+    oknoctl(&["queue", "ticket", "--office", "tikhaya", "--purpose", "apply"]);
+    oknoctl(&["transfer-leader"]);
+
+    okno_tests::cluster::signal_process(&dev, libc::SIGINT);
+    let status = wait_for(Duration::from_secs(60), || dev.try_wait().unwrap());
+    assert!(status.success(), "{status}: {}", told());
+    let file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("dev.json")).unwrap()).unwrap();
+    assert_eq!(file["pid"], serde_json::Value::Null);
 }
 
 #[test]
 fn a_killed_dev_takes_its_nodes_with_it() {
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("cluster");
-    let mut dev = Command::new(binary())
+    let mut dev = bare(&binary())
         .args(["dev", "--dir", dir.to_str().unwrap()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

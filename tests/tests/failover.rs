@@ -40,12 +40,20 @@ async fn all_nodes_are_killed_at_once_and_restarted() {
     let load = Load::start(&cluster, 8);
     load.progress(300).await;
     cluster.kill_all();
+    // What they left on their disks is whole by itself.
+    for node in cluster.ids() {
+        cluster.assert_verified(node);
+    }
     cluster.start_all();
     cluster.wait_ready().await;
     load.progress(100).await;
     let ledger = load.finish().await;
     ledger.assert_on(&cluster, &cluster.ids()).await;
     cluster.assert_alike().await;
+    for node in cluster.ids() {
+        assert!(cluster.terminate(node).await.success());
+        cluster.assert_verified(node);
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Between two calls: people think, and the machine is shared with three nodes.
 const THINK_MS: std::ops::Range<u64> = 2..12;
+/// Visitors with a ticket: a letter has 999 numbers a day, and these clients serve hundreds of visitors in seconds.
+const TICKETS_SHARE: f64 = 0.2;
 /// Documents of one case.
 const DOCUMENTS: std::ops::Range<u32> = 3..9;
 
@@ -61,14 +63,9 @@ impl Writer {
         visitor: u32,
     ) -> Result<(), CallError> {
         let (desk, ledger) = (&self.officer, &self.ledger);
-        self.kiosk.take_ticket(ledger, office, &self.service.code).await?;
-        self.think(random).await;
-        // Whoever is next, not necessarily the visitor who came just now: another window may have been quicker. But
-        // every client takes a ticket before it calls, so that somebody is always waiting.
-        let ticket = desk.call_next(ledger, office, window).await?;
-        desk.begin_service(ledger, &ticket, window).await?;
+        let ticket = self.ticket(random, office, window).await?;
         let applicant = fixtures::applicant(self.number as u32 * 10_000 + visitor);
-        let case = desk.open_case(ledger, office, &self.service.code, applicant, Some(&ticket)).await?;
+        let case = desk.open_case(ledger, office, &self.service.code, applicant, ticket.as_ref()).await?;
         let documents = random.gen_range(DOCUMENTS);
         for document in 0..documents {
             if self.stop.get() {
@@ -95,8 +92,33 @@ impl Writer {
             desk.advance(ledger, &case, next).await?;
             self.think(random).await;
         }
-        desk.finish_service(ledger, &ticket, window).await?;
+        if let Some(ticket) = &ticket {
+            desk.finish_service(ledger, ticket, window).await?;
+        }
         Ok(())
+    }
+
+    /// A visitor with a ticket, at the window; `None`: this one comes by appointment, or the day's numbers are used up.
+    async fn ticket(
+        &self,
+        random: &mut StdRng,
+        office: &str,
+        window: &str,
+    ) -> Result<Option<proto::Ticket>, CallError> {
+        if !random.gen_bool(TICKETS_SHARE) {
+            return Ok(None);
+        }
+        match self.kiosk.take_ticket(&self.ledger, office, &self.service.code).await {
+            Ok(_) => {}
+            Err(error) if error.reason() == "TICKETS_EXHAUSTED" => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        self.think(random).await;
+        // Whoever is next, not necessarily the visitor who came just now: another window may have been quicker. But
+        // every client takes a ticket before it calls, so that somebody is always waiting.
+        let ticket = self.officer.call_next(&self.ledger, office, window).await?;
+        self.officer.begin_service(&self.ledger, &ticket, window).await?;
+        Ok(Some(ticket))
     }
 
     async fn think(&self, random: &mut StdRng) {

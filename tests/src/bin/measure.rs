@@ -186,7 +186,8 @@ async fn add_documents(clients: &[Client], cases: Vec<String>, count: u64) -> u6
     let cases = Arc::new(cases);
     let next = Arc::new(AtomicU64::new(0));
     let adders = (0..OPENERS).map(|n| {
-        let (client, cases, next) = (clients[n % clients.len()].clone(), Arc::clone(&cases), Arc::clone(&next));
+        let (client, cases, next) =
+            (clients[n % clients.len()].clone(), Arc::clone(&cases), Arc::clone(&next));
         tokio::spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
@@ -218,12 +219,16 @@ fn resident_kib(pid: u32) -> u64 {
 /// What the node itself says about its actors, line by line, so that the figure above can be read beside it.
 async fn resident_actors(cluster: &Cluster, node: u64) -> Vec<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(cluster.entry(node).health).await.expect("the metrics port");
+    let mut stream =
+        tokio::net::TcpStream::connect(cluster.entry(node).health).await.expect("the metrics port");
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         .await
         .expect("a request is sent");
     let mut text = String::new();
     stream.read_to_string(&mut text).await.expect("an answer is read");
-    text.lines().filter(|line| !line.starts_with('#') && line.contains("resident")).map(str::to_owned).collect()
+    text.lines()
+        .filter(|line| !line.starts_with('#') && line.contains("resident"))
+        .map(str::to_owned)
+        .collect()
 }
