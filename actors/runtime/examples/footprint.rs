@@ -32,6 +32,9 @@ use okno_storage::state::StateStore;
 use std::{collections::BTreeMap, fs, time::Instant};
 use world::{World, anna, document, settings};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Resident memory of this process, bytes.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

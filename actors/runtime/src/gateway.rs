@@ -7,7 +7,7 @@
 use crate::{
     call::{self, Answer, Call, CallResult, Cause, SystemCall, SystemResult},
     codec::{self, What},
-    shard::check_request_id,
+    shard::{REQUEST_ID_EXPIRED, check_request_id},
     shell::{Clock, Inboxes},
     sys,
     work::{CallWork, SystemWork, Work, entity_key, entity_ref},
@@ -252,6 +252,8 @@ impl Gateway {
                     }
                 }
                 Answer::NotApplied(Cause::EntityRebuilding | Cause::TimeBehind) => leaderless_since = None,
+                // No later attempt can learn more.
+                Answer::Unknown(reason) if reason == REQUEST_ID_EXPIRED => break Answer::Unknown(reason),
                 Answer::Unknown(reason) => {
                     leaderless_since = None;
                     // The next attempt may meet this one on its way (rule 2).

@@ -16,6 +16,9 @@ use okno_storage::commit::{EntityKey, FenceReason, Record};
 use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
+/// Why nobody knows what became of a request older than the window of request memory (rule 6).
+pub const REQUEST_ID_EXPIRED: &str = "REQUEST_ID_EXPIRED";
+
 /// Milliseconds since the Unix epoch a UUIDv7 was made at; `None`: not a UUIDv7.
 pub fn request_time_ms(id: Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then(|| {
@@ -107,7 +110,7 @@ impl<H> Shard<H> {
             return;
         }
         if made_ms < replicated_ms.saturating_sub(REQUEST_WINDOW_MS) {
-            fx.push(Effect::Answer(handle, Answer::Unknown("REQUEST_ID_EXPIRED".into())));
+            fx.push(Effect::Answer(handle, Answer::Unknown(REQUEST_ID_EXPIRED.into())));
             return;
         }
         match env.request(&request.key) {

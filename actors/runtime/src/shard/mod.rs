@@ -16,7 +16,7 @@
 //! - Every caller is answered exactly once; two callers of one request share one piece of work.
 
 mod answers;
-pub use answers::{check_request_id, request_time_ms};
+pub use answers::{REQUEST_ID_EXPIRED, check_request_id, request_time_ms};
 mod lifecycle;
 
 use crate::{
