@@ -201,9 +201,14 @@ async fn a_member_made_anew_is_refused() {
     let third = TestNode::start(&anew).await;
     let status = |n: &TestNode| n.handle.status();
     eventually("the others see the old one gone", || !status(&nodes[0]).members[2].connected).await;
-    // It learns the others from their hellos but gets no word in: it stays without a leader, and serves nothing.
+    // It gets no word in, and as both others say why, it closes itself and serves nothing.
+    eventually(
+        "it closes itself",
+        || matches!(&*third.handle.phases().borrow(), NodePhase::Quarantined { reason, .. } if reason.contains("incarnation")),
+    )
+    .await;
     let read = third.handle.read_index(Instant::now() + Duration::from_secs(2)).await;
-    assert_eq!(read, Err(ReadError::TimedOut));
+    assert_eq!(read, Err(ReadError::Closed));
     assert_eq!(third.handle.status().last_index, 0);
     assert!(!status(&nodes[0]).members[2].connected);
     for n in nodes {

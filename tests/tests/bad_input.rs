@@ -311,17 +311,19 @@ async fn a_data_directory_of_somebody_else_is_never_served() {
     let output = okno(&init_arguments(&cluster, follower).iter().map(String::as_str).collect::<Vec<_>>());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     cluster.start_node(follower);
-    okno_tests::eventually("the new incarnation is turned away", Duration::from_secs(30), async || {
-        let log = cluster.log(follower) + &cluster.log(other);
-        if log.contains("its id died with its old data") { Ok(()) } else { Err(()) }
-    })
-    .await;
-    // It serves nothing, while the others serve on.
-    let status = cluster.status(follower).await;
-    assert!(
-        !status.as_ref().is_ok_and(|status| status.phase() == proto::NodePhase::Serving),
-        "a new incarnation serves: {status:?}"
-    );
+    // It closes itself and says why; the others serve on.
+    let status =
+        okno_tests::eventually("the new incarnation is closed", Duration::from_secs(30), async || {
+            let status = cluster.status(follower).await.map_err(|error| error.to_string())?;
+            if status.phase() == proto::NodePhase::Quarantined {
+                Ok(status)
+            } else {
+                Err(format!("{:?}", status.phase()))
+            }
+        })
+        .await;
+    assert!(status.reason.contains("incarnation") && !status.remedy.is_empty(), "{status:?}");
+    cluster.officer().add(&case, "без него").await.unwrap();
     let at_new = Desk::connect(
         &cluster.file,
         cluster.identity("operator", people::OFFICER),

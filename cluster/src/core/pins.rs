@@ -8,7 +8,7 @@ use crate::{
     transport::{Hello, Refusal},
 };
 use okno_storage::identity::{IdentityRecord, Member};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub struct Members {
     known: BTreeMap<NodeId, Uuid>,
     levels: BTreeMap<NodeId, u32>,
     pinned: bool,
+    /// Members that refuse us because they have pinned another incarnation of this node.
+    disowned_by: BTreeSet<NodeId>,
 }
 
 impl Members {
@@ -37,6 +39,7 @@ impl Members {
             known,
             levels: BTreeMap::from([(record.node_id, FEATURE_LEVEL)]),
             pinned,
+            disowned_by: BTreeSet::new(),
         }
     }
 
@@ -55,6 +58,18 @@ impl Members {
 
     pub fn level(&self, node: NodeId) -> Option<u32> {
         self.levels.get(&node).copied()
+    }
+
+    /// A member refuses us as another incarnation than the one it has pinned. True once so many do that they are the
+    /// cluster: this node's id died with earlier data, and no member will ever speak with it again. One alone may be
+    /// mistaken itself.
+    pub fn disowned_by(&mut self, node: NodeId) -> bool {
+        if node != self.own && self.list.iter().any(|m| m.node_id == node) {
+            self.disowned_by.insert(node);
+        }
+        let others = self.list.len().saturating_sub(1);
+        let enough = (self.list.len() / 2 + 1).min(others);
+        enough > 0 && self.disowned_by.len() >= enough
     }
 
     /// Members whose incarnation is not known.
@@ -169,5 +184,16 @@ mod tests {
             Err(Refusal::Protocol { theirs: 2, ours: PROTOCOL })
         );
         assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
+    }
+
+    #[test]
+    fn a_majority_disowns_a_node_and_one_member_does_not() {
+        let mut again = record(3);
+        again.incarnation = Uuid::from_u128(333);
+        let mut members = Members::new(&again);
+        assert!(!members.disowned_by(1));
+        assert!(!members.disowned_by(1), "the same member counts once");
+        assert!(!members.disowned_by(9) && !members.disowned_by(3), "only other members count");
+        assert!(members.disowned_by(2));
     }
 }

@@ -65,6 +65,16 @@ impl Inlet for Hub {
         let _ = self.inbox.push(Event::Unreachable(node));
     }
 
+    fn disowned(&self, by: NodeId) {
+        if self.members.lock().disowned_by(by) {
+            self.quarantine(
+                "the other members have pinned another incarnation of this node: its id died with its old data",
+                "keep this directory closed; bring the old data directory back, or add this machine as a new member \
+                 under a node id that was never used",
+            );
+        }
+    }
+
     fn clock_ms(&self) -> i64 {
         self.wall_ms()
     }

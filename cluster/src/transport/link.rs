@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 /// First and longest wait between attempts; half of it is random, so that nodes do not meet in step.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -90,7 +90,13 @@ impl Link {
             ..LinkRequest::default()
         };
         let frames = frames(self.queue.clone(), self.inlet.clone(), number, hello);
-        let mut answers = within(HANDSHAKE, client.link(Frames(frames))).await??.into_inner();
+        let answered = within(HANDSHAKE, client.link(Frames(frames))).await?;
+        if let Err(status) = &answered
+            && status.metadata().get(REFUSAL).is_some_and(|refusal| refusal == REFUSAL_INCARNATION)
+        {
+            self.inlet.disowned(self.node);
+        }
+        let mut answers = answered?.into_inner();
         let first = within(HANDSHAKE, answers.message()).await??;
         let theirs = first.and_then(|f| f.hello).ok_or_else(|| refused(&Refusal::Malformed("no hello")))?;
         let theirs = wire::hello_in(&theirs).map_err(|r| refused(&r))?;
@@ -141,6 +147,10 @@ async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Result<T, 
     timeout(limit, what).await.map_err(|_| Status::deadline_exceeded("the peer is silent"))
 }
 
+/// Metadata of a refused handshake that the other side must act upon, and its value for a dead incarnation.
+const REFUSAL: &str = "okno-refusal";
+const REFUSAL_INCARNATION: &str = "incarnation";
+
 /// How a refused handshake looks on the wire.
 pub fn refused(refusal: &Refusal) -> Status {
     let code = match refusal {
@@ -149,5 +159,9 @@ pub fn refused(refusal: &Refusal) -> Status {
         Refusal::Malformed(_) => Code::InvalidArgument,
         _ => Code::FailedPrecondition,
     };
-    Status::new(code, refusal.to_string())
+    let mut status = Status::new(code, refusal.to_string());
+    if matches!(refusal, Refusal::Incarnation(_)) {
+        status.metadata_mut().insert(REFUSAL, MetadataValue::from_static(REFUSAL_INCARNATION));
+    }
+    status
 }

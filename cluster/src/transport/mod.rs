@@ -144,6 +144,8 @@ pub trait Inlet: Send + Sync {
     fn forward(&self, from: NodeId, payload: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal>;
     /// Messages to this node were dropped or its stream ended.
     fn unreachable(&self, node: NodeId);
+    /// This member refuses us: it has pinned another incarnation of this node.
+    fn disowned(&self, by: NodeId);
     /// The wall clock that goes into gossip.
     fn clock_ms(&self) -> i64;
 }

@@ -263,6 +263,7 @@ mod tests {
         fn hello(&self, _: NodeId) -> Hello {
             unreachable!("not asked")
         }
+        fn disowned(&self, _: NodeId) {}
         fn greet(&self, _: &Hello, _: Option<&PeerIdentity>) -> Result<(), Refusal> {
             unreachable!("not asked")
         }
