@@ -6,7 +6,10 @@
 //! `state` the applied state, its owner and its readers · `view` reading it as of one moment · `log` raft's log ·
 //! `identity` the double-slot file.
 
-#![deny(clippy::iter_over_hash_type, reason = "replicated and simulated code visits things in an order that a seed repeats")]
+#![deny(
+    clippy::iter_over_hash_type,
+    reason = "replicated and simulated code visits things in an order that a seed repeats"
+)]
 
 mod apply;
 mod cache;

@@ -5,7 +5,10 @@
 //! [`case`], [`queue`], [`catalogue`] and [`directory`] are the kinds. A new kind is one module and one
 //! registry line; a new command is one variant, and the compiler names the rest.
 
-#![deny(clippy::iter_over_hash_type, reason = "replicated and simulated code visits things in an order that a seed repeats")]
+#![deny(
+    clippy::iter_over_hash_type,
+    reason = "replicated and simulated code visits things in an order that a seed repeats"
+)]
 
 pub mod access;
 pub mod case;

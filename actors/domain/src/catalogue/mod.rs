@@ -18,8 +18,8 @@ pub use check::Problem;
 pub use entity::{Catalogue, Command, Event, Load, Part, Reply, Root};
 pub use files::SourceFile;
 pub use model::{
-    Authority, Calendar, CalendarKey, DayKind, DocumentForm, DocumentKind, DocumentNeed, Holiday, MovedDay, ReceiverKind,
-    Service, Source, Storage, SuspensionReason, Term, Text,
+    Authority, Calendar, CalendarKey, DayKind, DocumentForm, DocumentKind, DocumentNeed, Holiday, MovedDay,
+    ReceiverKind, Service, Source, Storage, SuspensionReason, Term, Text,
 };
 
 /// Id of the one catalogue entity.
@@ -55,4 +55,5 @@ pub const CATALOGUE_EMPTY_LOAD: Reason = Reason {
 };
 
 /// Every reason of this module, for `docs/reasons.md`.
-pub const REASONS: &[Reason] = &[CALENDAR_YEAR_MISSING, DATE_OUT_OF_RANGE, CATALOGUE_INVALID, CATALOGUE_EMPTY_LOAD];
+pub const REASONS: &[Reason] =
+    &[CALENDAR_YEAR_MISSING, DATE_OUT_OF_RANGE, CATALOGUE_INVALID, CATALOGUE_EMPTY_LOAD];
