@@ -8,6 +8,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 have c++ || missing="$missing g++"
 have make || missing="$missing make"
 have protoc || missing="$missing protobuf-compiler"
+# Tests call a node with clients that are not ours; what of them is missing is put into a virtual environment.
+have python3 || missing="$missing python3"
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
 # bindgen loads libclang at build time to read RocksDB's headers.
 libclang=""
 for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so* \
