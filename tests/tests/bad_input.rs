@@ -1,6 +1,9 @@
 //! What bad input gets: a clear error, and nothing lost or half done.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a panic is the failure of the test that calls them")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a panic is the failure of the test that calls them"
+)]
 
 use okno_client::{CallError, v1 as proto};
 use okno_tests::cluster::{Cluster, okno};
