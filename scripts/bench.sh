@@ -28,7 +28,8 @@ done
 set -- --config "$dir/cluster/oknoctl.toml" bench \
     --clients "${CLIENTS:-1,16,64,256}" --seconds "${SECONDS_PER_RUN:-10}" --op write,read
 if [ -n "$report" ]; then
-    "$bin/oknoctl" "$@" -o json | tee "$report"
+    "$bin/oknoctl" "$@" -o json >"$report"
+    cat "$report"
 else
     "$bin/oknoctl" "$@"
 fi

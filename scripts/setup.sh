@@ -37,6 +37,6 @@ if have apt-get; then
     DEBIAN_FRONTEND=noninteractive $run apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
     echo "setup: please install (Debian's names):$missing" >&2
-    echo "setup: Fedora: gcc-c++ make protobuf-compiler clang-devel; Arch: base-devel protobuf clang" >&2
+    echo "setup: Fedora: gcc-c++ make protobuf-compiler clang-devel python3; Arch: base-devel protobuf clang python" >&2
     exit 1
 fi

@@ -18,7 +18,10 @@ use okno_domain::{
 };
 use okno_proto::v1::{self, watch_cases_response::Change as Told};
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, broadcast::error::RecvError, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, broadcast::error::RecvError, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -28,7 +31,8 @@ const QUEUE_MAX: usize = 64;
 const ROWS_MAX: usize = 256;
 /// Gathers what applies meanwhile into one look at the journal.
 const GATHER: Duration = Duration::from_millis(10);
-/// Silence after which progress is told, so that resume tokens stay fresh.
+/// Progress is told when nothing else was for so long, so that resume tokens stay fresh: also while much happens that
+/// does not concern the reader.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is told to come back.
 const SLOW_MAX: Duration = Duration::from_secs(30);
@@ -64,6 +68,7 @@ pub fn start(
         after,
         known: HashMap::new(),
         responses,
+        told_at: Instant::now(),
         _permit: permit,
     };
     let language = context.language;
@@ -90,6 +95,8 @@ struct Watch {
     /// Office and state of cases met.
     known: HashMap<String, (String, State)>,
     responses: mpsc::Sender<v1::WatchCasesResponse>,
+    /// When the reader was last told anything.
+    told_at: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -106,6 +113,10 @@ impl Watch {
     /// Until the reader goes (`None`) or the watch has to end.
     async fn run(mut self) -> Option<Failure> {
         let mut slices = self.desk.query.subscribe();
+        // At once: a reader whose stream breaks before anything happens must know where it began.
+        if let Err(end) = self.send_progress().await {
+            return end;
+        }
         loop {
             // First what is there: it may have applied before the subscription.
             loop {
@@ -133,9 +144,8 @@ impl Watch {
                     }
                     Err(RecvError::Closed) => return Some(stopping()),
                 },
-                () = tokio::time::sleep(PROGRESS_EVERY) => {
-                    let progress = v1::WatchProgress { applied_index: self.after };
-                    if let Err(end) = self.send(self.after, Told::Progress(progress)).await {
+                () = tokio::time::sleep_until(self.told_at + PROGRESS_EVERY) => {
+                    if let Err(end) = self.send_progress().await {
                         return end;
                     }
                 }
@@ -227,7 +237,12 @@ impl Watch {
         }))
     }
 
-    async fn send(&self, through: u64, change: Told) -> Result<(), Option<Failure>> {
+    async fn send_progress(&mut self) -> Result<(), Option<Failure>> {
+        self.send(self.after, Told::Progress(v1::WatchProgress { applied_index: self.after })).await
+    }
+
+    async fn send(&mut self, through: u64, change: Told) -> Result<(), Option<Failure>> {
+        self.told_at = Instant::now();
         let response = v1::WatchCasesResponse {
             resume_token: self.desk.tokens.resume(through),
             served_by: self.desk.node_id,

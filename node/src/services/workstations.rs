@@ -150,7 +150,7 @@ impl WorkstationService for Workstations {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut up: Streaming<v1::AttachRequest>| async move {
             let hello = hello_of(&mut up).await?;
-            check_hello(&context, &hello)?;
+            check_hello(&desk, &context, &hello)?;
             let lease = desk.leases.take(&hello.workstation, Instant::now());
             let lease =
                 lease.ok_or_else(|| Failure::exhausted("WORKSTATIONS_FULL", "too many workstations"))?;
@@ -176,7 +176,7 @@ async fn hello_of(up: &mut Streaming<v1::AttachRequest>) -> Result<v1::AttachHel
     }
 }
 
-fn check_hello(context: &CallContext, hello: &v1::AttachHello) -> Result<(), Failure> {
+fn check_hello(desk: &Desk, context: &CallContext, hello: &v1::AttachHello) -> Result<(), Failure> {
     let name = &hello.workstation;
     let form_ok = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
     if name.is_empty() || name.len() > 64 || !form_ok {
@@ -187,13 +187,27 @@ fn check_hello(context: &CallContext, hello: &v1::AttachHello) -> Result<(), Fai
         ));
     }
     let caller = context.caller();
+    let foreign = |russian: &str, english: &str| {
+        desk.record_denial(context, "WORKSTATION_FOREIGN");
+        Err(Failure::refused(RefusalClass::PermissionDenied, "WORKSTATION_FOREIGN", russian, english))
+    };
     if caller.kind == Kind::Workstation && caller.id.as_ref() != name {
-        return Err(Failure::refused(
-            RefusalClass::PermissionDenied,
-            "WORKSTATION_FOREIGN",
-            "Сертификат другого рабочего места",
-            "the certificate is another workstation's",
-        ));
+        return foreign("Сертификат другого рабочего места", "the certificate is another workstation's");
+    }
+    if caller.kind == Kind::Operator {
+        // An officer sits down at workstations of the own offices; taking over another's would end its stream.
+        let world = desk.query.world();
+        let window = world.directory.window_of(name);
+        let own = match (window, world.directory.person(&caller.id)) {
+            (Some(window), Some(person)) => person.offices.contains(&window.office),
+            _ => false,
+        };
+        if !own {
+            return foreign(
+                "Рабочее место не относится к вашим офисам",
+                "the workstation does not belong to an office of yours",
+            );
+        }
     }
     Ok(())
 }
@@ -215,6 +229,10 @@ impl Attached {
         }
         loop {
             tokio::select! {
+                // First, so that what a stream says after another has taken its place touches nothing.
+                biased;
+                () = self.lease.stream.cancelled() => return self.end(&lost()).await,
+                () = self.desk.stop.cancelled() => return self.end(&stopping()).await,
                 message = up.message() => match message.ok().flatten().and_then(|request| request.message) {
                     Some(Up::Heartbeat(heartbeat)) => {
                         if !self.desk.leases.renew(&self.workstation, self.lease.id, Instant::now()) {
@@ -249,8 +267,6 @@ impl Attached {
                         return;
                     }
                 }
-                () = self.lease.stream.cancelled() => return self.end(&lost()).await,
-                () = self.desk.stop.cancelled() => return self.end(&stopping()).await,
             }
         }
     }

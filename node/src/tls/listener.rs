@@ -78,7 +78,12 @@ pub fn accept(
             };
             let (side, figures, ready) = (side.clone(), figures.clone(), ready.clone());
             tokio::spawn(async move {
-                let shaken = tokio::time::timeout(bounds.handshake_timeout, handshake_of(&side, tcp)).await;
+                let judged_by = side.in_force();
+                let shaken = tokio::time::timeout(
+                    bounds.handshake_timeout,
+                    handshake_of(judged_by.server.clone(), tcp),
+                )
+                .await;
                 drop(handshake);
                 let error = match shaken {
                     Ok(Ok(stream)) => {
@@ -87,9 +92,14 @@ pub fn accept(
                             None => return,
                         };
                         let info = ConnectionInfo { remote, caller };
+                        let io = TlsIo::new(stream, info, side.connections.clone(), permit);
+                        // Registered now, so a later reload looks at it; one that came during the handshake did not,
+                        // and may have revoked this certificate: the client dials again and is judged by the new files.
+                        if !Arc::ptr_eq(&judged_by, &side.in_force()) {
+                            return;
+                        }
                         // The server is gone only when the node stops.
-                        let _ =
-                            ready.send(Ok(TlsIo::new(stream, info, side.connections.clone(), permit))).await;
+                        let _ = ready.send(Ok(io)).await;
                         return;
                     }
                     Ok(Err(error)) => error.to_string(),
@@ -103,8 +113,11 @@ pub fn accept(
     ReceiverStream::new(stream)
 }
 
-async fn handshake_of(side: &Side, tcp: TcpStream) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+async fn handshake_of(
+    config: Arc<rustls::ServerConfig>,
+    tcp: TcpStream,
+) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     // Small answers must not wait for more (Nagle): commits are answered one by one.
     tcp.set_nodelay(true)?;
-    TlsAcceptor::from(side.in_force().server.clone()).accept(tcp).await
+    TlsAcceptor::from(config).accept(tcp).await
 }
