@@ -21,6 +21,7 @@ pub mod identity;
 pub mod keys;
 pub mod log;
 pub mod memory;
+pub mod planted;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod rows;

@@ -31,7 +31,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "okno-ops",
         ],
     ),
-    ("okno-tests", &["okno-proto", "okno-client"]),
+    ("okno-checks", &[]),
+    ("okno-sim", &["okno-domain", "okno-storage", "okno-cluster", "okno-runtime", "okno-checks"]),
+    ("okno-drills", &["okno-proto", "okno-client", "okno-checks"]),
+    ("okno-chaos", &["okno-checks", "okno-sim", "okno-drills", "okno-proto", "okno-client"]),
+    ("okno-tests", &["okno-proto", "okno-client", "okno-drills"]),
 ];
 
 /// Crates that must stay free of I/O, clocks and the network: what they may not depend on, by name.

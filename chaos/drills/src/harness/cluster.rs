@@ -3,8 +3,8 @@
 //! Invariants: one cluster at a time on this machine; no process outlives its test (killed on drop, and by the
 //! kernel should the test process die); a failing test prints the end of every node's log.
 
-use crate::desk::Desk;
-use crate::{POLL, eventually, people, pki};
+use crate::harness::desk::Desk;
+use crate::harness::{POLL, eventually, people, pki};
 use okno_client::v1 as proto;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -516,7 +516,7 @@ impl Drop for Cluster {
 
 /// The catalogue this repository ships, as files for a load.
 pub fn shipped_catalogue() -> Vec<proto::CatalogueFile> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/catalogue");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/catalogue");
     let mut files: Vec<proto::CatalogueFile> = walkdir::WalkDir::new(&root)
         .into_iter()
         .map(|entry| entry.expect("the shipped catalogue is readable"))

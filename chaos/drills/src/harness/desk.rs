@@ -1,7 +1,7 @@
 //! One caller's calls, short to write in a test. Failures come back as the client library's [`CallError`].
 
-use crate::cluster::{DevFile, NodeEntry, Pair};
-use crate::people;
+use crate::harness::cluster::{DevFile, NodeEntry, Pair};
+use crate::harness::people;
 use okno_client::{Answer, Call, CallError, CallOptions, Client, Connector, Settings, TlsFiles, v1 as proto};
 use proto::advance_case_request::Step;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Writers beside a test, and the check that makes them worth having: everything acknowledged to them is there, once,
 //! on every node, read from that node's own store.
 
-use crate::cluster::Cluster;
-use crate::desk::{self, Desk};
-use crate::people;
+use crate::harness::cluster::Cluster;
+use crate::harness::desk::{self, Desk};
+use crate::harness::people;
 use futures::{StreamExt, TryStreamExt};
 use okno_client::{Call, CallError, Class, Client};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,7 +71,7 @@ impl Load {
     /// Waits until `count` more writes were acknowledged.
     pub async fn progress(&self, count: usize) {
         let aim = self.ledger().writes.len() + count;
-        crate::eventually(&format!("{count} more writes"), Duration::from_secs(60), async || {
+        crate::harness::eventually(&format!("{count} more writes"), Duration::from_secs(60), async || {
             let ledger = self.ledger();
             if ledger.writes.len() >= aim { Ok(()) } else { Err(format!("{} of {aim}", ledger.writes.len())) }
         })
@@ -80,7 +80,7 @@ impl Load {
 
     /// Waits for the first write that was begun after `moment` to be acknowledged; returns how long after it that was.
     pub async fn first_write_after(&self, moment: Instant, within: Duration) -> Duration {
-        crate::eventually("a write begun afterwards", within, async || {
+        crate::harness::eventually("a write begun afterwards", within, async || {
             self.ledger().first_write_after(moment).ok_or("none yet")
         })
         .await

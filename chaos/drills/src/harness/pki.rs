@@ -1,7 +1,7 @@
 //! Certificates a development cluster does not hand out: of other authorities, kinds and clusters; renewed ones; and
 //! revocation lists. The development authorities' keys lie beside their certificates.
 
-use crate::cluster::{AuthorityFiles, Pair};
+use crate::harness::cluster::{AuthorityFiles, Pair};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevocationReason,
@@ -151,11 +151,11 @@ pub fn der(pem: &str) -> Vec<u8> {
 
 /// The certificate a listener presents to a new connection.
 pub async fn presented(
-    file: &crate::cluster::DevFile,
+    file: &crate::harness::cluster::DevFile,
     caller: &Pair,
     address: std::net::SocketAddr,
 ) -> Result<Vec<u8>, String> {
-    let files = std::sync::Arc::new(crate::desk::tls(file, caller));
+    let files = std::sync::Arc::new(crate::harness::desk::tls(file, caller));
     let connector = okno_client::Connector::new(&address.to_string(), files, &file.cluster)
         .map_err(|error| error.to_string())?;
     let stream = connector.connect().await.map_err(|error| error.to_string())?;

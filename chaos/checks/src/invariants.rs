@@ -1,0 +1,59 @@
+//! The catalogue of invariants. Simulator, drills, mutants and reports name them by these ids and no others.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! catalogue {
+    ($($(#[$doc:meta])* $name:ident $id:literal $title:literal;)+) => {
+        /// Something that must hold whatever happens.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Invariant {
+            $($(#[$doc])* #[serde(rename = $id)] $name,)+
+        }
+
+        impl Invariant {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Stable, as reports carry it.
+            pub const fn id(self) -> &'static str {
+                match self {
+                    $(Self::$name => $id,)+
+                }
+            }
+
+            /// One line for people.
+            pub const fn title(self) -> &'static str {
+                match self {
+                    $(Self::$name => $title,)+
+                }
+            }
+        }
+    };
+}
+
+catalogue! {
+    Acknowledged "acknowledged-survives" "everything acknowledged is there";
+    Linearizable "linearizable" "each entity's history, refusals included, is linearizable";
+    OneLeader "one-leader-a-term" "at most one leader a term";
+    SameState "same-state" "equal hash at equal index, equal digest of rows";
+    OnceARequest "once-a-request" "nothing happened twice for one request id";
+    UnknownResolves "unknown-resolves" "an unknown outcome is one of the two, for ever";
+    MessagesOnce "messages-once" "messages between entities are neither lost nor doubled";
+    TimersOnce "timers-once" "every timer fires once, and not before its time";
+    Progress "progress" "the service goes on within the stated time once faults end";
+    StopsWhenWrong "stops-when-wrong" "a node stops rather than serve wrong data";
+    JournalWhole "journal-whole" "the journal's hash chain is complete";
+    Refused "unauthorised-refused" "the unauthorised are refused";
+    MemoryBounded "memory-bounded" "memory and queues stay within their bounds";
+    NeighboursUnharmed "neighbours-unharmed" "one entity's trouble is its own";
+    Deterministic "deterministic" "the same seed gives the same trace";
+    Restorable "restorable" "what was backed up can be restored, equal, in time";
+}
+
+/// Whether an invariant held in one run, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub id: Invariant,
+    pub held: bool,
+    /// What was checked, or how it broke.
+    pub detail: String,
+}

@@ -1,0 +1,43 @@
+//! Whole clusters of real processes, for drills and tests: started through the binary `okno`, spoken to through the public
+//! interface, hurt through signals and files.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`cluster`] | nodes as child processes: start, kill, stop, pause, wait |
+//! | [`desk`] | one caller's calls, short to write |
+//! | [`load`] | writers beside a test, and the check that everything acknowledged is there once on every node |
+//! | [`people`] | visitors, all made up, with valid check digits |
+//! | [`pki`] | certificates no development cluster hands out: of other authorities, kinds and clusters; revocations |
+//!
+//! Rules: one waits for conditions with a deadline, never for time to pass; one cluster runs at a time on a machine
+//! (a file lock), so that timings mean something; what is learned from a node goes through that node's own
+//! endpoint. An expectation that does not hold unwinds: a test fails by it, and a drill's runner reports it.
+
+pub mod cluster;
+pub mod desk;
+pub mod load;
+pub mod people;
+pub mod pki;
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+/// How often a condition is asked for.
+pub const POLL: Duration = Duration::from_millis(20);
+
+/// Asks until the answer is there; panics with the last objection when `within` has passed.
+pub async fn eventually<T, E: Debug, F>(what: &str, within: Duration, mut ask: F) -> T
+where
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    let until = Instant::now() + within;
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(objection) if Instant::now() > until => {
+                panic!("{what}: not within {within:?}: {objection:?}")
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}

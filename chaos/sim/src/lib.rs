@@ -1,0 +1,3 @@
+//! The seeded simulator: whole clusters of production code in one thread and in virtual time.
+
+pub mod port;

@@ -1,0 +1,110 @@
+//! Planted faults ("mutants"): each breaks one rule the product rests on, so that simulator and drills can show they would
+//! notice. Compiled in only with the feature `mutants`, which no shipped binary has; without it [`is`] is `false` at
+//! compile time and nothing of a fault is left.
+//!
+//! At most one is chosen at a time, for the whole process: by [`choose`] (simulator) or the environment variable
+//! `OKNO_MUTANT` (`okno-faulty`, through [`choose_by_name`]).
+
+/// Every planted fault. The name is what reports and `OKNO_MUTANT` say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Mutant {
+    /// The log's append is not synced, and said to be.
+    SkipLogFsync = 1,
+    /// Messages that vouch for entries leave before the entries are on disk.
+    SendBeforePersist,
+    /// Term and vote are not written.
+    ForgetVote,
+    /// A proposal is answered as applied once it stands in the leader's log.
+    AnswerBeforeCommit,
+    /// A refusal is told at once, whatever it was decided on.
+    RefuseFromSpeculation,
+    /// A commit applies whatever it builds on.
+    DropBaseCheck,
+    /// A commit's term is compared with the node's current term instead of its entry's.
+    CompareCurrentTerm,
+    /// Fences look at the stored state only, not at the batch being built.
+    FenceWithoutOverlay,
+    /// The reply of a request is not remembered.
+    DropRememberedReply,
+    /// An outbox message is delivered twice.
+    DeliverTwice,
+    /// Actors activate before the own term's entry is applied.
+    ActivateEarly,
+    /// A leader stamps its own clock, however far ahead.
+    FastClockExpires,
+    /// The applied index is written apart from what was applied.
+    SplitApplyBatch,
+}
+
+impl Mutant {
+    pub const ALL: &'static [Self] = &[
+        Self::SkipLogFsync,
+        Self::SendBeforePersist,
+        Self::ForgetVote,
+        Self::AnswerBeforeCommit,
+        Self::RefuseFromSpeculation,
+        Self::DropBaseCheck,
+        Self::CompareCurrentTerm,
+        Self::FenceWithoutOverlay,
+        Self::DropRememberedReply,
+        Self::DeliverTwice,
+        Self::ActivateEarly,
+        Self::FastClockExpires,
+        Self::SplitApplyBatch,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SkipLogFsync => "skip-log-fsync",
+            Self::SendBeforePersist => "send-before-persist",
+            Self::ForgetVote => "forget-vote",
+            Self::AnswerBeforeCommit => "answer-before-commit",
+            Self::RefuseFromSpeculation => "refuse-from-speculation",
+            Self::DropBaseCheck => "drop-base-check",
+            Self::CompareCurrentTerm => "compare-current-term",
+            Self::FenceWithoutOverlay => "fence-without-overlay",
+            Self::DropRememberedReply => "drop-remembered-reply",
+            Self::DeliverTwice => "deliver-twice",
+            Self::ActivateEarly => "activate-early",
+            Self::FastClockExpires => "fast-clock-expires",
+            Self::SplitApplyBatch => "split-apply-batch",
+        }
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod chosen {
+    use super::Mutant;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+    /// Chooses the planted fault of this process, or none.
+    pub fn choose(mutant: Option<Mutant>) {
+        CHOSEN.store(mutant.map_or(0, |m| m as u8), Ordering::Relaxed);
+    }
+
+    /// As [`choose`]; `Err` names an unknown one back.
+    pub fn choose_by_name(name: &str) -> Result<Mutant, String> {
+        let mutant = Mutant::ALL.iter().copied().find(|m| m.name() == name).ok_or_else(|| name.to_owned())?;
+        choose(Some(mutant));
+        Ok(mutant)
+    }
+
+    /// Is this the planted fault?
+    #[inline]
+    pub fn is(mutant: Mutant) -> bool {
+        CHOSEN.load(Ordering::Relaxed) == mutant as u8
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use chosen::{choose, choose_by_name, is};
+
+/// Is this the planted fault? Never, in this build.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is(_mutant: Mutant) -> bool {
+    false
+}
