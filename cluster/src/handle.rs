@@ -7,9 +7,10 @@ use crate::{
     },
     core::{
         clock,
-        driver::{Driver, RecoverError, Start, Timing, recover},
+        driver::{Driver, Timing},
         event::{Event, ReadId, ReadRequest},
         log_view::Unreadable,
+        open::{self, OpenError, Opened as Stores},
         pins::Members,
         table::Answers,
     },
@@ -33,11 +34,9 @@ use okno_storage::{
     error::StorageError,
     identity::{Identity, Member},
     log::LogStore,
-    state::{Genesis, StateReader, StateStore},
+    state::{StateReader, StateStore},
 };
 use parking_lot::Mutex;
-use prost_raft::Message as _;
-use raft::eraftpb::ConfState;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -67,6 +66,16 @@ pub enum ClusterError {
     Raft(String),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<OpenError> for ClusterError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Storage(error) => Self::Storage(error),
+            OpenError::Identity(detail) => Self::Identity(detail),
+            OpenError::Raft(detail) => Self::Raft(detail),
+        }
+    }
 }
 
 /// What a node brings along.
@@ -117,86 +126,24 @@ struct Opened {
 
 fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, ClusterError> {
     let record = parts.identity.record().clone();
-    let voters: Vec<NodeId> = record.members.iter().map(|m| m.node_id).collect();
-    let ascending = voters.windows(2).all(|w| w[0] < w[1]);
-    if !ascending || !voters.contains(&record.node_id) || voters.contains(&0) {
-        return Err(ClusterError::Identity(format!(
-            "node {} must stand in its member list {voters:?}, ascending and without 0",
-            record.node_id
-        )));
-    }
-    let log = LogStore::open(parts.engine.clone())?;
-    let conf_state = ConfState { voters: voters.clone(), ..ConfState::default() };
-    let genesis = Genesis { chain: record.genesis_chain(), conf_state: conf_state.encode_to_vec().into() };
-    let state = StateStore::open(parts.engine.clone(), genesis)?;
-    let founding = state.reader().view().founding()?;
-    let founded = founding.is_some();
-    let synced = (record.synced_term, record.synced_index);
-    let recovered = recover((record.term, record.vote), log.hard_state()?, state.mark().commit, &log, synced);
-    let mut wrong = None;
-    if let Some((cluster, members)) = founding {
-        let said: Vec<_> = members.iter().map(|m| (m.node_id, m.incarnation)).collect();
-        if cluster != record.cluster || said != record.pins {
-            wrong = Some(
-                "the data's first commit names another cluster or other members than `identity`".to_owned(),
-            );
-        }
-    }
-    let level = state.reader().view().level()?;
-    if level > FEATURE_LEVEL {
-        wrong = Some(format!("the cluster's feature level is {level}, this program knows {FEATURE_LEVEL}"));
-    }
-    let hard_state = match recovered {
-        Ok(hard_state) => Some(hard_state),
-        Err(RecoverError::Storage(error @ (StorageError::Io { .. } | StorageError::Engine(_)))) => {
-            return Err(error.into());
-        }
-        Err(error) => {
-            wrong.get_or_insert(error.to_string());
-            None
-        }
-    };
+    let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
+    let stores = open::open(&parts.engine, &record, Timing::from(&settings), system::boot_id(), &logger)?;
+    let Stores { log, state, founded, unreadable, driver } = stores;
     let hub = Hub::new(HubParts {
         own: record.node_id,
-        settings: settings.clone(),
+        settings,
         members: Members::new(&record),
         reader: state.reader(),
         fatal: parts.fatal,
         role: RoleState { term: record.term, role: Role::Follower { leader: None } },
         phase: NodePhase::Starting,
     });
-    if let Some(reason) = &wrong {
-        let remedy = if level > FEATURE_LEVEL {
-            "start the newer program"
-        } else {
-            "remove this node's data and add it as a new member"
-        };
-        hub.quarantine(reason, remedy);
-    }
-    let unreadable = Unreadable::default();
-    let driver = match hard_state.filter(|_| wrong.is_none()) {
-        Some(hard_state) => {
-            let conf_state = ConfState::decode(&state.mark().conf_state[..])
-                .map_err(|e| ClusterError::Raft(format!("configuration state: {e}")))?;
-            let start = Start {
-                id: record.node_id,
-                members: voters,
-                log: log.clone(),
-                hard_state,
-                conf_state,
-                applied: state.mark().index,
-                founded,
-                pinned: !record.pins.is_empty(),
-                synced,
-                boot: system::boot_id(),
-                unreadable: unreadable.clone(),
-            };
-            let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
-            let driver = Driver::new(start, Timing::from(&settings), &logger)
-                .map_err(|e| ClusterError::Raft(e.to_string()))?;
-            Some(driver)
+    let driver = match driver {
+        Ok(driver) => Some(driver),
+        Err(wrong) => {
+            hub.quarantine(&wrong.reason, wrong.remedy);
+            None
         }
-        None => None,
     };
     Ok(Opened {
         hub,

@@ -138,3 +138,14 @@ pub struct Effects {
     /// Last, because it takes longest; the next turn begins with its `Persisted`.
     pub persist: Option<Persist>,
 }
+
+impl Effects {
+    /// True if somebody who waits for an index is concerned.
+    pub fn concerns_waiters(&self) -> bool {
+        !self.proposed.is_empty()
+            || self.lost.is_some()
+            || !self.answers.is_empty()
+            || !self.reads.is_empty()
+            || !self.reads_failed.is_empty()
+    }
+}

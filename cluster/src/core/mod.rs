@@ -4,6 +4,7 @@
 //! - [`check`] what an inbound raft message must satisfy before it is stepped
 //! - [`log_view`] the log as raft-rs wants to see it
 //! - [`table`] who waits for which index
+//! - [`open`] from stores to a driver · [`steps`] what is done with stores, in the order production and simulator share
 //! - [`clock`] what a leader may stamp · [`agreement`] comparing hashes · [`pins`] who may shake hands
 
 pub mod agreement;
@@ -12,8 +13,10 @@ pub mod clock;
 pub mod driver;
 pub mod event;
 pub mod log_view;
+pub mod open;
 pub mod pins;
 pub mod proposals;
 pub mod reads;
+pub mod steps;
 pub mod table;
 pub mod transfer;

@@ -1,16 +1,12 @@
 //! The apply thread: reads the log up to the watermark, applies bounded slices, tells listeners, answers.
 //! It alone writes the applied state; its batches are not synced, because the one WAL keeps them behind the log.
 
-use super::{fatal::EXIT_IO, hub::Hub, raft_thread::FOUNDING};
-use crate::{
-    core::table::Answers,
-    settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX},
-};
+use super::{fatal::EXIT_IO, hub::Hub};
+use crate::core::{steps, table::Answers};
 use crossbeam_channel::{Sender, TrySendError};
 use okno_storage::{
-    commit::Outcome,
     error::StorageError,
-    log::{EntryKind, LogStore},
+    log::LogStore,
     state::{AppliedSlice, StateStore, StateView},
 };
 use std::{
@@ -51,21 +47,7 @@ impl ApplyThread {
 
     fn slices(&mut self) -> Result<(), StorageError> {
         while let Some(watermark) = self.hub.apply.wait(self.state.mark().index) {
-            let next = self.state.mark().index + 1;
-            // A slice ends where members compare their chains (rule 15).
-            let compare = next.next_multiple_of(CHAIN_EVERY);
-            let to = watermark.min(compare).min(next + SLICE_ENTRIES_MAX - 1);
-            let entries = self.log.entries(next, to + 1, SLICE_BYTES_MAX)?;
-            if let Some(entry) = entries.iter().find(|e| e.kind == EntryKind::Configuration) {
-                // The place of membership change: end the batch, let the raft thread change the configuration.
-                return Err(StorageError::Corrupt {
-                    what: "log",
-                    detail: format!(
-                        "entry {} changes the members, which are fixed in this version",
-                        entry.index
-                    ),
-                });
-            }
+            let entries = steps::next_slice(&self.state, &self.log, watermark)?;
             let began = Instant::now();
             let slice = Arc::new(self.state.apply(&entries, watermark)?);
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -91,8 +73,8 @@ impl ApplyThread {
         self.hub.table.lock().settle(slice, &mut answers);
         self.hub.deliver(answers);
         self.hub.inbox.applied(slice.last, self.founded, self.hub.applied_wanted.load(Acquire));
-        let mark = self.state.mark();
-        if mark.index.is_multiple_of(CHAIN_EVERY) || slice.marker.is_some() {
+        if steps::compares(&self.state, slice) {
+            let mark = self.state.mark();
             let found = self.hub.peers.lock().chain(self.hub.own, (mark.index, mark.chain));
             self.hub.judge(found.into_iter().collect());
         }
@@ -111,13 +93,9 @@ impl ApplyThread {
 
     /// The first commit must say what is pinned here (rule 14).
     fn look_for_founding(&mut self, slice: &AppliedSlice) -> Result<(), StorageError> {
-        let here = slice.entries.iter().any(|e| {
-            e.outcome == Outcome::Applied && e.entity.as_ref().is_some_and(|k| k.as_str() == FOUNDING)
-        });
-        if here && let Some((cluster, members)) = self.state.reader().view().founding()? {
-            let pins = self.hub.members.lock().pins().unwrap_or_default();
-            let said: Vec<_> = members.iter().map(|m| (m.node_id, m.incarnation)).collect();
-            if cluster != self.cluster || said != pins {
+        let pins = self.hub.members.lock().pins().unwrap_or_default();
+        if let Some(agrees) = steps::founded(&self.state, slice, self.cluster, &pins)? {
+            if !agrees {
                 self.hub.quarantine(
                     "the cluster's first commit names other members than those pinned here",
                     "this node belongs to another cluster: remove its data and run `okno init` again",

@@ -11,18 +11,14 @@ use crate::{
         driver::Driver,
         event::{Effects, Event, Persist},
         log_view::Unreadable,
+        steps,
         table::Answers,
     },
     status::NodePhase,
     transport::Transport,
 };
 use bytes::Bytes;
-use okno_storage::{
-    commit::{Commit, CommitId, EntityKey, MemberRecord, Origin, SystemOp},
-    error::StorageError,
-    identity::Identity,
-    log::LogStore,
-};
+use okno_storage::{error::StorageError, identity::Identity, log::LogStore};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -35,9 +31,6 @@ use uuid::Uuid;
 
 /// A slow disk or a wrong clock hands leadership over at most this often: the next leader may be no better.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(30);
-
-/// The entity whose one commit says who the cluster is (rule 14).
-pub const FOUNDING: &str = "sys/founding";
 
 pub struct RaftThread {
     pub hub: Arc<Hub>,
@@ -140,23 +133,15 @@ impl RaftThread {
     }
 
     /// Everything but the append.
-    fn announce(&mut self, fx: Effects) -> Result<(), StorageError> {
+    fn announce(&mut self, mut fx: Effects) -> Result<(), StorageError> {
         let hub = &self.hub;
-        let mut answers = Answers { settled: fx.answers, reads: Vec::new() };
-        if !fx.proposed.is_empty() || fx.lost.is_some() || !fx.reads.is_empty() {
-            hub.count.proposals.fetch_add(fx.proposed.len() as u64, Relaxed);
-            let mut table = hub.table.lock();
-            if !fx.proposed.is_empty() {
-                table.propose(fx.proposed, &mut answers);
-            }
-            if let Some(committed) = fx.lost {
-                table.lose(committed, &mut answers);
-            }
-            for (index, requests) in fx.reads {
-                hub.count.reads.fetch_add(requests.len() as u64, Relaxed);
-                table.confirm(index, requests, &mut answers);
-            }
-        }
+        hub.count.proposals.fetch_add(fx.proposed.len() as u64, Relaxed);
+        hub.count.reads.fetch_add(fx.reads.iter().map(|(_, r)| r.len() as u64).sum(), Relaxed);
+        let answers = if fx.concerns_waiters() {
+            steps::register(&mut hub.table.lock(), &mut fx)
+        } else {
+            Answers::default()
+        };
         if !fx.messages.is_empty() {
             self.transport.send(fx.messages);
         }
@@ -168,7 +153,6 @@ impl RaftThread {
             self.publish();
         }
         let hub = &self.hub;
-        answers.reads.extend(fx.reads_failed.into_iter().map(|(request, why)| (request, Err(why))));
         hub.deliver(answers);
         for (lane, last_index) in fx.closed_lanes {
             hub.lane_closed(lane, last_index);
@@ -183,7 +167,7 @@ impl RaftThread {
             hub.quarantine(&why.reason, &why.remedy);
         }
         if let Some((term, index)) = fx.synced {
-            self.timed(|this| this.identity.update(|r| (r.synced_term, r.synced_index) = (term, index)))?;
+            self.timed(|this| steps::note_synced(&mut this.identity, (term, index)))?;
         }
         Ok(())
     }
@@ -192,19 +176,7 @@ impl RaftThread {
     fn persist(&mut self, persist: Persist) -> Result<bool, StorageError> {
         let began = Instant::now();
         let entries = persist.entries.len() as u64;
-        self.timed(|this| {
-            if persist.lower.is_some() || persist.vote.is_some() {
-                this.identity.update(|r| {
-                    if let Some((term, index)) = persist.lower {
-                        (r.synced_term, r.synced_index) = (term, index);
-                    }
-                    if let Some(vote) = persist.vote {
-                        (r.term, r.vote) = (vote.term, vote.vote);
-                    }
-                })?;
-            }
-            this.log.persist(persist.entries, persist.vote, true)
-        })?;
+        self.timed(|this| steps::persist(&mut this.identity, &this.log, persist))?;
         let took = began.elapsed();
         let count = &self.hub.count;
         count.fsyncs.fetch_add(1, Relaxed);
@@ -234,46 +206,11 @@ impl RaftThread {
         Ok(())
     }
 
-    /// The first commit: who the cluster is (rule 14). It is exempt from the rule on clock steps (rule 7).
+    /// The first commit (rule 14). It is exempt from the rule on clock steps (rule 7).
     fn founding(&self, term: u64) -> Option<Bytes> {
-        let record = self.identity.record();
         let verdict = *self.hub.verdict.lock();
         let time_ms = clock::stamp(&verdict, self.hub.wall_ms(), 0).ok()?;
-        let incarnation = |id| record.pins.iter().find(|(node, _)| *node == id).map(|(_, i)| *i);
-        let members = record
-            .members
-            .iter()
-            .map(|m| {
-                Some(MemberRecord {
-                    node_id: m.node_id,
-                    incarnation: incarnation(m.node_id)?,
-                    peer_address: m.peer_address.clone(),
-                })
-            })
-            .collect::<Option<Vec<_>>>()?;
-        let commit = Commit {
-            entity: EntityKey::parse(FOUNDING).expect("a constant in the right form"),
-            term,
-            // The counter's first value; the runtime begins at 1.
-            id: CommitId { term, counter: 0 },
-            base: CommitId::NONE,
-            time_ms,
-            origin: Some(Origin {
-                principal: format!("node/{}", record.node_id),
-                workstation: String::new(),
-                request: None,
-            }),
-            events: Vec::new(),
-            root: None,
-            parts: Vec::new(),
-            rows: Vec::new(),
-            sent: Vec::new(),
-            consumed: Vec::new(),
-            timers: Vec::new(),
-            replies: Vec::new(),
-            system: Some(SystemOp::Found { cluster: record.cluster, members }),
-        };
-        match commit.encode() {
+        match steps::founding_commit(self.identity.record(), term, time_ms)?.encode() {
             Ok(data) => Some(data),
             Err(error) => {
                 // Only a member list beyond a commit's size comes here; `okno init` bounds it.

@@ -1,0 +1,145 @@
+//! What the raft and the apply thread do with their stores, one step at a time. The simulator calls the same functions,
+//! so that what it proves is the order production keeps.
+
+use super::{
+    event::{Effects, Persist},
+    table::{Answers, Table},
+};
+use crate::settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX};
+use okno_storage::{
+    commit::{Commit, CommitId, EntityKey, MemberRecord, Origin, Outcome, SystemOp},
+    error::StorageError,
+    identity::{Identity, IdentityRecord},
+    log::{EntryKind, LogEntry, LogStore},
+    state::{AppliedSlice, StateStore},
+};
+use uuid::Uuid;
+
+/// The entity whose one commit says who the cluster is (rule 14).
+pub const FOUNDING: &str = "sys/founding";
+
+/// Carries out an append: identity first — the synced mark lowered, term and vote — then the log, synced. On return
+/// all of it is on stable storage; an error is final (rule 12).
+pub fn persist(identity: &mut Identity, log: &LogStore, persist: Persist) -> Result<(), StorageError> {
+    vote(identity, &persist)?;
+    log.persist(persist.entries, persist.vote, true)
+}
+
+/// The first half of [`persist`]: what goes to `identity`.
+pub fn vote(identity: &mut Identity, persist: &Persist) -> Result<(), StorageError> {
+    if persist.lower.is_none() && persist.vote.is_none() {
+        return Ok(());
+    }
+    identity.update(|r| {
+        if let Some((term, index)) = persist.lower {
+            (r.synced_term, r.synced_index) = (term, index);
+        }
+        if let Some(vote) = persist.vote {
+            (r.term, r.vote) = (vote.term, vote.vote);
+        }
+    })
+}
+
+/// Notes how far the log is synced.
+pub fn note_synced(identity: &mut Identity, (term, index): (u64, u64)) -> Result<(), StorageError> {
+    identity.update(|r| (r.synced_term, r.synced_index) = (term, index))
+}
+
+/// What of a turn concerns those who wait: proposals that now stand in the log are registered before anything can
+/// apply, what leadership's end leaves open is unknown, confirmed reads wait for their index.
+pub fn register(table: &mut Table, fx: &mut Effects) -> Answers {
+    let mut answers = Answers { settled: std::mem::take(&mut fx.answers), reads: Vec::new() };
+    if !fx.proposed.is_empty() {
+        table.propose(std::mem::take(&mut fx.proposed), &mut answers);
+    }
+    if let Some(committed) = fx.lost.take() {
+        table.lose(committed, &mut answers);
+    }
+    for (index, requests) in std::mem::take(&mut fx.reads) {
+        table.confirm(index, requests, &mut answers);
+    }
+    answers.reads.extend(std::mem::take(&mut fx.reads_failed).into_iter().map(|(r, why)| (r, Err(why))));
+    answers
+}
+
+/// The entries of the next slice, none if apply has reached the watermark.
+pub fn next_slice(state: &StateStore, log: &LogStore, watermark: u64) -> Result<Vec<LogEntry>, StorageError> {
+    let next = state.mark().index + 1;
+    if watermark < next {
+        return Ok(Vec::new());
+    }
+    // A slice ends where members compare their chains (rule 15).
+    let compare = next.next_multiple_of(CHAIN_EVERY);
+    let to = watermark.min(compare).min(next + SLICE_ENTRIES_MAX - 1);
+    let entries = log.entries(next, to + 1, SLICE_BYTES_MAX)?;
+    if let Some(entry) = entries.iter().find(|e| e.kind == EntryKind::Configuration) {
+        // The place of membership change: end the batch, let the raft thread change the configuration.
+        return Err(StorageError::Corrupt {
+            what: "log",
+            detail: format!("entry {} changes the members, which are fixed in this version", entry.index),
+        });
+    }
+    Ok(entries)
+}
+
+/// Members compare their chains as of the end of this slice (rule 15).
+pub fn compares(state: &StateStore, slice: &AppliedSlice) -> bool {
+    state.mark().index.is_multiple_of(CHAIN_EVERY) || slice.marker.is_some()
+}
+
+/// Looks for the founding commit in a slice just applied: `None`, it is not there; else whether it says what is pinned
+/// here (rule 14).
+pub fn founded(
+    state: &StateStore,
+    slice: &AppliedSlice,
+    cluster: Uuid,
+    pins: &[(u64, Uuid)],
+) -> Result<Option<bool>, StorageError> {
+    let here = slice.entries.iter().any(|e| {
+        e.outcome == Outcome::Applied && e.entity.as_ref().is_some_and(|k| k.as_str() == FOUNDING)
+    });
+    if !here {
+        return Ok(None);
+    }
+    let Some((said_cluster, members)) = state.reader().view().founding()? else { return Ok(None) };
+    let said = members.iter().map(|m| (m.node_id, m.incarnation));
+    Ok(Some(said_cluster == cluster && said.eq(pins.iter().copied())))
+}
+
+/// The first commit: who the cluster is (rule 14). `None` while an incarnation is not pinned.
+pub fn founding_commit(record: &IdentityRecord, term: u64, time_ms: i64) -> Option<Commit> {
+    let incarnation = |id| record.pins.iter().find(|(node, _)| *node == id).map(|(_, i)| *i);
+    let members = record
+        .members
+        .iter()
+        .map(|m| {
+            Some(MemberRecord {
+                node_id: m.node_id,
+                incarnation: incarnation(m.node_id)?,
+                peer_address: m.peer_address.clone(),
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Commit {
+        entity: EntityKey::parse(FOUNDING).expect("a constant in the right form"),
+        term,
+        // The counter's first value; the runtime begins at 1.
+        id: CommitId { term, counter: 0 },
+        base: CommitId::NONE,
+        time_ms,
+        origin: Some(Origin {
+            principal: format!("node/{}", record.node_id),
+            workstation: String::new(),
+            request: None,
+        }),
+        events: Vec::new(),
+        root: None,
+        parts: Vec::new(),
+        rows: Vec::new(),
+        sent: Vec::new(),
+        consumed: Vec::new(),
+        timers: Vec::new(),
+        replies: Vec::new(),
+        system: Some(SystemOp::Found { cluster: record.cluster, members }),
+    })
+}
