@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`invariants`] | the catalogue: every invariant with its id |
 //! | [`history`] | what clients asked and what they learned |
-//! | [`report`] | the report of a drill, as JSON and as a page |
+//! | [`report`] | the report of a drill, as JSON |
+//! | [`page`] | reports as a page for people |
 
 pub mod history;
 pub mod invariants;
+pub mod page;
 pub mod report;
