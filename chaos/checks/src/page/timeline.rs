@@ -77,13 +77,13 @@ impl Columns {
     }
 }
 
-/// The next larger of 1, 2, 5 times a power of ten.
+/// The next larger number whose half is round too.
 fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
     let power = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0];
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
     steps.into_iter().map(|step| step * power).find(|step| *step >= value).unwrap_or(10.0 * power)
 }
 
@@ -191,7 +191,6 @@ impl<'a> Plot<'a> {
     }
 
     fn axes(&self, page: &mut String) {
-        let right = WIDTH - RIGHT;
         for part in 0..=2 {
             let rate = self.rate_top * f64::from(part) / 2.0;
             self.level(page, self.y_rate(rate), &decimal(rate));
@@ -224,8 +223,8 @@ impl<'a> Plot<'a> {
         for (y, title) in [(TOP, "writes/s"), (Self::latency_top(), "longest latency")] {
             let _ = write!(
                 page,
-                "<text class=\"title\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{title}</text>",
-                right - 4.0,
+                "<text class=\"title\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"start\">{title}</text>",
+                LEFT + 6.0,
                 y + 12.0
             );
         }
