@@ -6,11 +6,11 @@
 
 use crate::{
     call::{self, Answer, Call, CallResult, Cause, SystemCall, SystemResult},
-    codec::{self, What},
-    shard::{REQUEST_ID_EXPIRED, check_request_id},
+    codec,
+    course::{self, Course, Step, WireIn},
     shell::{Clock, Inboxes},
     sys,
-    work::{CallWork, SystemWork, Work, entity_key, entity_ref},
+    work::{SystemWork, Work, entity_ref},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -18,13 +18,8 @@ use okno_cluster::{
     ForwardError, ForwardHandler, NodeId,
     api::{Proposer, Role},
 };
-use okno_domain::{
-    entity::{Entity, EntityRef, Origin, Principal, Refusal, RefusalClass},
-    registry::{AnyCommand, AnyReply, Kind, Registered},
-    with_kind,
-};
-use okno_storage::commit::{EntityKey, PRINCIPAL_BYTES_MAX, RequestKey, RequestRef, SystemOp};
-use serde::{Deserialize, Serialize};
+use okno_domain::entity::{EntityRef, Origin, Refusal};
+use okno_storage::commit::EntityKey;
 use std::{
     sync::{
         Arc,
@@ -33,7 +28,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::time::timeout_at;
-use uuid::Uuid;
 
 /// Carries opaque calls to another node over the batched streams between peers.
 pub trait Forwarder: Send + Sync {
@@ -45,14 +39,6 @@ pub trait Forwarder: Send + Sync {
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Bytes, ForwardError>>;
 }
-
-/// How long a call waits for a leader before it is answered `NO_LEADER`: longer than an election at the default
-/// timings with a lost round, shorter than people's patience.
-pub const LEADER_WAIT: Duration = Duration::from_secs(4);
-/// Pause before the same leader is asked again.
-const PAUSE: Duration = Duration::from_millis(20);
-/// Longest pause between attempts.
-const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// Counters for metrics.
 #[derive(Debug, Default)]
@@ -94,42 +80,6 @@ struct Inner {
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
 
-/// A call between two gateways, as sent.
-#[derive(Serialize)]
-struct WireOut<'a> {
-    principal: &'a Principal,
-    workstation: &'a str,
-    request_id: Uuid,
-    hash: &'a [u8; 32],
-    attempt: u32,
-    left_ms: u64,
-    target: WireTarget<'a>,
-}
-
-#[derive(Serialize)]
-enum WireTarget<'a> {
-    Entity { key: &'a EntityKey, command: &'a AnyCommand },
-    System { op: &'a SystemOp },
-}
-
-/// A call between two gateways, as received. Field for field what [`WireOut`] is.
-#[derive(Deserialize)]
-struct WireIn {
-    principal: Principal,
-    workstation: String,
-    request_id: Uuid,
-    hash: [u8; 32],
-    attempt: u32,
-    left_ms: u64,
-    target: WireInTarget,
-}
-
-#[derive(Deserialize)]
-enum WireInTarget {
-    Entity { key: EntityKey, command: AnyCommand },
-    System { op: SystemOp },
-}
-
 impl Gateway {
     pub(crate) fn new(
         inboxes: Inboxes,
@@ -150,14 +100,14 @@ impl Gateway {
             Err(refusal) => return self.count(CallResult::Refused(*refusal)),
         };
         let answer = self.run(&work, attempt, deadline).await;
-        self.count(result(kind, answer))
+        self.count(course::result(kind, answer))
     }
 
     /// Carries a system operation; see [`Gateway::call`].
     pub async fn system(&self, call: SystemCall) -> SystemResult {
         let entity = sys::key_of(&call.op);
         let origin = Origin { principal: call.principal, workstation: call.workstation };
-        let request = match request(&origin, call.request_id, call.hash) {
+        let request = match course::request(&origin, call.request_id, call.hash) {
             Ok(request) => request,
             Err(refusal) => return SystemResult::Refused(*refusal),
         };
@@ -170,7 +120,7 @@ impl Gateway {
             expires_ms,
         }));
         match self.run(&work, call.attempt.max(1), call.deadline).await {
-            Answer::Done { reply: Some(record), index } => match refusal_in(&record) {
+            Answer::Done { reply: Some(record), index } => match course::refusal_in(&record) {
                 None => SystemResult::Done { index },
                 Some(Ok(refusal)) => SystemResult::Refused(refusal),
                 Some(Err(reason)) => SystemResult::Unknown { reason },
@@ -203,72 +153,40 @@ impl Gateway {
     }
 
     fn call_work(&self, call: Call) -> Result<Work, Box<Refusal>> {
-        let entity = entity_key(&call.target).map_err(|_| {
-            Box::new(call::with_detail(
-                call::refusal(
-                    RefusalClass::InvalidArgument,
-                    "ENTITY_ID_MALFORMED",
-                    "Идентификатор объекта указан неверно",
-                    "The id of the entity is malformed",
-                ),
-                "id",
-                call.target.id.chars().take(128).collect::<String>(),
-            ))
-        })?;
         let origin = Origin { principal: call.principal, workstation: call.workstation };
-        let request = request(&origin, call.request_id, call.hash)?;
         let expires_ms = self.0.clock.at_ms(call.deadline);
+        let named = (call.request_id, call.hash);
+        let work = course::call_work(origin, named, &call.target, call.command, expires_ms)?;
         if !call.trace.is_empty() {
-            tracing::debug!(entity = %entity, request = %call.request_id, trace = call.trace, "call");
+            tracing::debug!(entity = %work.entity(), request = %call.request_id, trace = call.trace, "call");
         }
-        Ok(Work::Call(CallWork { entity, origin, request, command: call.command, expires_ms }))
+        Ok(work)
     }
 
     /// One call over as many attempts as are safe within its deadline.
     async fn run(&self, work: &Arc<Work>, first_attempt: u32, deadline: Instant) -> Answer {
         let inner = &*self.0;
-        let mut attempt = first_attempt;
-        let mut unknown: Option<String> = None;
-        let mut leaderless_since: Option<Instant> = None;
-        let mut pause = PAUSE;
-        let answer = loop {
+        let mut course = Course::new(first_attempt);
+        loop {
             if Instant::now() >= deadline {
-                break Answer::NotApplied(Cause::DeadlinePassed);
+                return course.expired();
             }
             let answer = match inner.proposer.role().role {
-                Role::Leader { ready: true } => self.local(work, attempt, deadline).await,
+                Role::Leader { ready: true } => self.local(work, course.attempt, deadline).await,
                 Role::Follower { leader: Some(leader) } => {
-                    self.forward(leader, work, attempt, deadline).await
+                    self.forward(leader, work, course.attempt, deadline).await
                 }
                 Role::Follower { leader: None } | Role::Candidate | Role::Leader { ready: false } => {
                     Answer::NotApplied(Cause::NoLeader)
                 }
             };
-            match answer {
-                Answer::NotApplied(Cause::NoLeader) => {
-                    let since = *leaderless_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= LEADER_WAIT {
-                        break Answer::NotApplied(Cause::NoLeader);
-                    }
+            match course.took(answer, inner.clock.now_ms()) {
+                Step::End(answer) => return answer,
+                Step::Again { pause_ms } => {
+                    inner.counters.retries.fetch_add(1, Ordering::Relaxed);
+                    self.wait_for_change(Duration::from_millis(pause_ms), deadline).await;
                 }
-                Answer::NotApplied(Cause::EntityRebuilding | Cause::TimeBehind) => leaderless_since = None,
-                // No later attempt can learn more.
-                Answer::Unknown(reason) if reason == REQUEST_ID_EXPIRED => break Answer::Unknown(reason),
-                Answer::Unknown(reason) => {
-                    leaderless_since = None;
-                    // The next attempt may meet this one on its way (rule 2).
-                    attempt = attempt.saturating_add(1);
-                    unknown = Some(reason);
-                }
-                other => break other,
             }
-            inner.counters.retries.fetch_add(1, Ordering::Relaxed);
-            self.wait_for_change(pause, deadline).await;
-            pause = (pause * 2).min(PAUSE_MAX);
-        };
-        match (unknown, answer) {
-            (Some(reason), Answer::NotApplied(_)) => Answer::Unknown(reason),
-            (_, answer) => answer,
         }
     }
 
@@ -296,18 +214,8 @@ impl Gateway {
 
     async fn forward(&self, to: NodeId, work: &Work, attempt: u32, deadline: Instant) -> Answer {
         let left = deadline.saturating_duration_since(Instant::now());
-        let Some(payload) = encode(work, attempt, left) else {
-            return Answer::Refused(call::with_detail(
-                call::refusal(
-                    RefusalClass::InvalidArgument,
-                    "COMMIT_TOO_LARGE",
-                    "Изменение слишком велико для одной записи",
-                    "The change is larger than one commit may be",
-                ),
-                "limit_bytes",
-                okno_storage::commit::COMMIT_BYTES_MAX.to_string(),
-            ));
-        };
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let Some(payload) = course::encode(work, attempt, left_ms) else { return course::too_large() };
         self.0.counters.forwarded.fetch_add(1, Ordering::Relaxed);
         match self.0.forwarder.forward(to, payload, deadline).await {
             Ok(bytes) => codec::decode_wire::<Answer>(&bytes)
@@ -320,7 +228,7 @@ impl Gateway {
     /// A call another gateway sent here because it took this node for the leader. Never sent on.
     async fn handle_forward(self, from: NodeId, payload: Bytes) -> Bytes {
         self.0.counters.received.fetch_add(1, Ordering::Relaxed);
-        let answer = match codec::decode_wire::<WireIn>(&payload) {
+        let answer = match WireIn::decode(&payload) {
             Ok(wire) => self.received(wire).await,
             Err(error) => {
                 tracing::warn!(from, %error, "a forwarded call cannot be read");
@@ -336,23 +244,12 @@ impl Gateway {
         if self.0.proposer.role().leading_term().is_none() {
             return Answer::NotApplied(Cause::NoLeader);
         }
-        let deadline = Instant::now() + Duration::from_millis(wire.left_ms.min(600_000));
-        let origin = Origin { principal: wire.principal, workstation: wire.workstation };
-        let request = match request(&origin, wire.request_id, wire.hash) {
-            Ok(request) => request,
-            Err(refusal) => return Answer::Refused(*refusal),
-        };
-        let expires_ms = self.0.clock.at_ms(deadline);
-        let work = match wire.target {
-            WireInTarget::Entity { key, command } => {
-                Work::Call(CallWork { entity: key, origin, request, command, expires_ms })
-            }
-            WireInTarget::System { op } => {
-                let entity = sys::key_of(&op);
-                Work::System(SystemWork { entity, op, origin, request: Some(request), expires_ms })
-            }
-        };
-        self.local(&Arc::new(work), wire.attempt, deadline).await
+        let deadline = Instant::now() + Duration::from_millis(wire.left_ms());
+        let attempt = wire.attempt;
+        match wire.into_work(self.0.clock.at_ms(deadline)) {
+            Ok(work) => self.local(&Arc::new(work), attempt, deadline).await,
+            Err(refusal) => Answer::Refused(*refusal),
+        }
     }
 
     fn count(&self, result: CallResult) -> CallResult {
@@ -372,75 +269,6 @@ impl ForwardHandler for Gateway {
     fn handle(&self, from: NodeId, payload: Bytes) -> BoxFuture<'static, Bytes> {
         Box::pin(self.clone().handle_forward(from, payload))
     }
-}
-
-fn encode(work: &Work, attempt: u32, left: Duration) -> Option<Bytes> {
-    let (origin, target) = match work {
-        Work::Call(call) => (&call.origin, WireTarget::Entity { key: &call.entity, command: &call.command }),
-        Work::System(system) => (&system.origin, WireTarget::System { op: &system.op }),
-        Work::Message(_) | Work::Timer(_) => return None,
-    };
-    let request = work.request()?;
-    codec::encode_wire(&WireOut {
-        principal: &origin.principal,
-        workstation: &origin.workstation,
-        request_id: request.key.id,
-        hash: &request.hash,
-        attempt,
-        left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-        target,
-    })
-}
-
-/// The request's name; checks what needs no state.
-fn request(origin: &Origin, id: Uuid, hash: [u8; 32]) -> Result<RequestRef, Box<Refusal>> {
-    check_request_id(id).map_err(Box::new)?;
-    let principal = crate::cell::principal_text(origin);
-    if principal.len() > PRINCIPAL_BYTES_MAX || origin.workstation.len() > PRINCIPAL_BYTES_MAX {
-        return Err(Box::new(call::refusal(
-            RefusalClass::InvalidArgument,
-            "CALLER_NAME_TOO_LONG",
-            "Имя вызывающего или рабочего места слишком длинное",
-            "The name of the caller or of the workstation is too long",
-        )));
-    }
-    Ok(RequestRef { key: RequestKey { id, principal }, hash })
-}
-
-/// `Some` if the remembered reply is a refusal.
-fn refusal_in(record: &okno_storage::commit::Record) -> Option<Result<Refusal, String>> {
-    (record.tag.kind == What::Refusal.number())
-        .then(|| codec::decode(What::Refusal, record).map_err(|error| format!("REPLY_UNREADABLE: {error}")))
-}
-
-/// What the caller is told.
-fn result(kind: Kind, answer: Answer) -> CallResult {
-    match answer {
-        Answer::Done { reply: Some(record), index } => match refusal_in(&record) {
-            Some(Ok(refusal)) => CallResult::Refused(refusal),
-            Some(Err(reason)) => CallResult::Unknown { reason },
-            None => match reply(kind, &record) {
-                Ok(reply) => CallResult::Done { reply, index },
-                Err(error) => CallResult::Unknown { reason: format!("REPLY_UNREADABLE: {error}") },
-            },
-        },
-        Answer::Refused(refusal) => CallResult::Refused(refusal),
-        Answer::Quarantined(reason) => CallResult::Refused(call::quarantined(&reason)),
-        Answer::NotApplied(cause) => {
-            CallResult::NotApplied { reason: cause.code().into(), retry_after_ms: cause.retry_after_ms() }
-        }
-        Answer::Unknown(reason) => CallResult::Unknown { reason },
-        // A call has a reply and consumes nothing.
-        Answer::Done { reply: None, .. } | Answer::Gone => {
-            CallResult::Unknown { reason: "OUTCOME_LOST".into() }
-        }
-    }
-}
-
-fn reply(kind: Kind, record: &okno_storage::commit::Record) -> Result<AnyReply, codec::CodecError> {
-    with_kind!(kind, E => {
-        codec::decode::<<E as Entity>::Reply>(What::Reply(kind), record).map(<E as Registered>::reply_into)
-    })
 }
 
 /// The entity of a key, for callers that have only the key.

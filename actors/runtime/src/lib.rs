@@ -7,7 +7,7 @@
 //! - `courier`, `timers` cores of message delivery and of the timer scanner · `depth` bounds between entities
 //! - `world` catalogue and directory as applied
 //! - `shell` actix actors and tasks around the cores; the only module that imports actix
-//! - `gateway` where calls enter · `query` reads · `runtime` puts it all together
+//! - `gateway` where calls enter, `course` its pure half · `query` reads · `runtime` puts it all together
 //!
 //! Cores are pure: the simulator drives them in virtual time with the code production runs.
 
@@ -20,6 +20,7 @@ pub mod call;
 pub mod cell;
 pub mod codec;
 pub mod courier;
+pub mod course;
 pub mod depth;
 pub mod gateway;
 pub mod load;
