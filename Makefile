@@ -14,7 +14,12 @@ TOOLS := $(CACHE)/tools
 DENY := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
 
-.PHONY: help setup build run test bench lint fmt deny clean-dev
+# The one build with planted faults: what `okno-chaos mutants` runs, and a node for the tests that need a panic.
+FAULTY := --workspace --features okno-node/test-faults,okno-chaos/mutants --bin okno-faulty --bin okno-chaos-mutants
+# Drills that continuous integration runs: none needs root.
+DRILLS_CI := leader-lost kill-all leader-paused
+
+.PHONY: help setup build run test prove bench lint fmt deny faulty clean-dev
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -25,12 +30,25 @@ setup: ## install what the build needs (Debian, Ubuntu), or say what is missing
 build: setup ## build the binaries okno and oknoctl
 	cargo build $(PROFILE) -p okno-node -p okno-ops
 
+faulty: setup ## build the binaries with planted faults: okno-faulty, okno-chaos-mutants
+	cargo build $(PROFILE) $(FAULTY)
+
 run: build ## three nodes on loopback, and the story of a case whose leader is killed
 	$(BIN)/okno dev --once
 
-test: setup ## every test: units, scripts, properties, whole clusters of real processes
+test: setup ## every test: units, scripts, properties, whole clusters, five minutes of fresh seeds, three drills
 	cargo build $(PROFILE) --workspace --all-targets
+	cargo build $(PROFILE) $(FAULTY)
 	cargo test $(PROFILE) --workspace
+	$(BIN)/okno-chaos sim --for 300s --seeds 500
+	$(BIN)/okno-chaos drill $(DRILLS_CI)
+
+prove: setup ## the whole proof: every mutant, 20,000 seeds, every drill (as root: some need it)
+	cargo build $(PROFILE) --workspace --bins
+	cargo build $(PROFILE) $(FAULTY)
+	$(BIN)/okno-chaos mutants --drills
+	$(BIN)/okno-chaos sim --seeds 20000
+	$(BIN)/okno-chaos drill all --wait 10s --report $(CACHE)/report
 
 bench: build ## durable writes and linearizable reads at 1, 16, 64 and 256 clients
 	sh scripts/bench.sh $(BIN)

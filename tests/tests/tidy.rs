@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("okno-checks", &[]),
     ("okno-sim", &["okno-domain", "okno-storage", "okno-cluster", "okno-runtime", "okno-checks"]),
     ("okno-drills", &["okno-proto", "okno-client", "okno-checks"]),
-    ("okno-chaos", &["okno-checks", "okno-sim", "okno-drills", "okno-proto", "okno-client"]),
+    ("okno-chaos", &["okno-checks", "okno-sim", "okno-drills"]),
     ("okno-tests", &["okno-proto", "okno-client", "okno-drills"]),
 ];
 
