@@ -1,17 +1,22 @@
-//! Nodes as child processes of a test.
+//! Nodes as child processes of a test or drill.
 //!
-//! Invariants: one cluster at a time on this machine; no process outlives its test (killed on drop, and by the
-//! kernel should the test process die); a failing test prints the end of every node's log.
+//! Invariants: one cluster at a time on this machine; no process outlives its test (killed on drop, at an interruption,
+//! and by the kernel should the test process die); a failing test prints the end of every node's log.
 
+use crate::cleanup;
 use crate::harness::desk::Desk;
+use crate::harness::plan::{self, Launch, Plan};
+use crate::harness::process::{self, Process};
 use crate::harness::{POLL, eventually, people, pki};
 use okno_client::v1 as proto;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -61,7 +66,15 @@ pub struct AuthorityFiles {
     pub revocation_list: PathBuf,
 }
 
-/// The binary under test: `OKNO_BIN`, or beside the test executables.
+/// Where binaries are looked for; set once, before anything is started.
+static BIN_DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on binaries are taken from this folder; false: another one was named before.
+pub fn use_binaries_of(folder: &Path) -> bool {
+    BIN_DIR.get_or_init(|| folder.to_owned()) == folder
+}
+
+/// The binary under test: `OKNO_BIN`, or as [`sibling`] finds it.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("OKNO_BIN") {
         return path.into();
@@ -69,23 +82,38 @@ pub fn binary() -> PathBuf {
     sibling("okno")
 }
 
-/// A binary of this workspace, built into the same folder as the tests.
+/// A binary of this workspace; it must be there.
 pub fn sibling(name: &str) -> PathBuf {
-    // <target>/release/deps/<test> → <target>/release/<name>
-    let test = std::env::current_exe().expect("a running program has a file");
-    let folder = test.ancestors().nth(2).expect("a test lies two folders below its profile");
-    let path = if test.parent().is_some_and(|parent| parent.ends_with("deps")) {
-        folder.join(name)
-    } else {
-        test.with_file_name(name)
-    };
+    let path = binary_path(name);
     assert!(path.is_file(), "{} is missing: build it first (make build)", path.display());
     path
 }
 
+/// Where a binary of this workspace must be: in the folder that was named, in `OKNO_BIN_DIR`, or beside the running one.
+pub fn binary_path(name: &str) -> PathBuf {
+    if let Some(folder) = BIN_DIR.get() {
+        return folder.join(name);
+    }
+    if let Some(folder) = std::env::var_os("OKNO_BIN_DIR") {
+        return Path::new(&folder).join(name);
+    }
+    // <target>/release/deps/<test> → <target>/release/<name>
+    let own = std::env::current_exe().expect("a running program has a file");
+    match own.parent() {
+        Some(folder) if folder.ends_with("deps") => folder.with_file_name(name),
+        _ => own.with_file_name(name),
+    }
+}
+
 /// Runs `okno` with arguments to its end.
 pub fn okno(arguments: &[&str]) -> Output {
-    bare(&binary()).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
+    okno_of(None, arguments)
+}
+
+/// As [`okno`], of another binary.
+pub fn okno_of(other: Option<&Path>, arguments: &[&str]) -> Output {
+    let path = other.map_or_else(binary, Path::to_owned);
+    bare(&path).args(arguments).stdin(Stdio::null()).output().expect("okno can be started")
 }
 
 /// Held while nodes run that are no [`Cluster`]'s: those of `okno dev` itself.
@@ -109,17 +137,24 @@ fn one_at_a_time() -> File {
     let path = std::env::temp_dir().join("okno-tests.lock");
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).expect("the lock file opens");
-    file.lock().expect("the lock file locks");
+    if file.try_lock().is_err() {
+        eprintln!("waiting for another cluster on this machine to end ({})", path.display());
+        file.lock().expect("the lock file locks");
+    }
     file
 }
 
-/// A cluster of its own for one test.
+/// A cluster of its own for one test or drill.
 pub struct Cluster {
     pub file: DevFile,
     directory: TempDir,
-    nodes: BTreeMap<u64, Child>,
+    nodes: BTreeMap<u64, Process>,
     binary: PathBuf,
+    env: BTreeMap<String, OsString>,
+    launch: BTreeMap<u64, Launch>,
     admin_at: BTreeMap<u64, Desk>,
+    running: Arc<Mutex<BTreeMap<u64, u32>>>,
+    _folder: cleanup::Guard,
     _alone: File,
 }
 
@@ -141,35 +176,49 @@ impl Cluster {
 
     /// Certificates, settings and data directories; nothing runs yet.
     pub fn prepare(nodes: usize) -> Self {
+        Self::prepare_as(&Plan::of(nodes))
+    }
+
+    /// As [`Cluster::prepare`], laid out as planned.
+    pub fn prepare_as(plan: &Plan) -> Self {
         let alone = one_at_a_time();
         let directory = tempfile::Builder::new().prefix("okno-test-").tempdir().expect("a temporary folder");
+        let own = directory.path().to_owned();
+        let folder = cleanup::register(format!("folder {}", own.display()), move || {
+            // Nothing may be left of it already; what cannot be removed is a temporary file.
+            let _ = std::fs::remove_dir_all(own);
+        });
         let path = directory.path().join("cluster");
-        let output = okno(&[
-            "dev",
-            "--prepare",
-            "--dir",
-            path.to_str().expect("temporary folders have plain names"),
-            "--nodes",
-            &nodes.to_string(),
-        ]);
+        let (path_text, nodes) =
+            (path.to_str().expect("temporary folders have plain names"), plan.nodes.to_string());
+        let arguments = ["dev", "--prepare", "--dir", path_text, "--nodes", &nodes];
+        let output = okno_of(plan.binary.as_deref(), &arguments);
         assert!(
             output.status.success(),
             "okno dev --prepare failed: {}",
             String::from_utf8_lossy(&output.stderr)
         );
         let text = std::fs::read(path.join("dev.json")).expect("dev.json was written");
-        let file: DevFile = serde_json::from_slice(&text).expect("dev.json is as documented");
-        assert_eq!(file.nodes.len(), nodes);
+        let mut file: DevFile = serde_json::from_slice(&text).expect("dev.json is as documented");
+        assert_eq!(file.nodes.len(), plan.nodes);
+        plan::rehome(&mut file, plan);
         let mut cluster = Self {
             file,
             directory,
             nodes: BTreeMap::new(),
-            binary: binary(),
+            binary: plan.binary.clone().unwrap_or_else(binary),
+            env: plan.env.clone(),
+            launch: plan.launch.clone(),
             admin_at: BTreeMap::new(),
+            running: Arc::default(),
+            _folder: folder,
             _alone: alone,
         };
         cluster.admin_at =
             cluster.ids().into_iter().map(|id| (id, cluster.desk_at(id, "admin", "dev"))).collect();
+        for (section, key, value) in &plan.settings {
+            cluster.set(section, key, value.clone());
+        }
         cluster
     }
 
@@ -189,16 +238,14 @@ impl Cluster {
     /// Changes one setting in every node's file; a running node reads it when it starts next.
     pub fn set(&self, section: &str, key: &str, value: impl Into<toml::Value>) {
         let value = value.into();
-        for entry in &self.file.nodes {
-            let text = std::fs::read_to_string(&entry.settings).expect("the settings are readable");
-            let mut table: toml::Table = text.parse().expect("okno dev wrote TOML");
-            let section = table
-                .get_mut(section)
-                .and_then(toml::Value::as_table_mut)
-                .expect("a section of the settings");
-            assert!(section.insert(key.to_owned(), value.clone()).is_some(), "{key} is no setting");
-            std::fs::write(&entry.settings, table.to_string()).expect("the settings are writable");
+        for node in self.ids() {
+            self.set_of(node, section, key, value.clone());
         }
+    }
+
+    /// As [`Cluster::set`], of one node.
+    pub fn set_of(&self, node: u64, section: &str, key: &str, value: impl Into<toml::Value>) {
+        plan::edit(self.entry(node), |table| plan::put(table, section, key, value.into()));
     }
 
     // ---- Processes ----
@@ -217,36 +264,59 @@ impl Cluster {
 
     pub fn start_node(&mut self, node: u64) {
         assert!(!self.nodes.contains_key(&node), "node {node} runs already");
-        let entry = self.entry(node);
-        let log = File::options().create(true).append(true).open(&entry.log).expect("the log opens");
+        let log = File::options().create(true).append(true).open(&self.entry(node).log);
+        let started = self.launch(node, log.expect("the log opens"));
+        self.nodes.insert(node, started);
+        self.note_running();
+    }
+
+    fn launch(&self, node: u64, log: File) -> Process {
+        let plain = Launch::default();
+        let launch = self.launch.get(&node).unwrap_or(&plain);
+        let mut command = match launch.prefix.split_first() {
+            None => bare(&self.binary),
+            Some((first, rest)) => {
+                let mut command = bare(Path::new(first));
+                command.args(rest).arg(&self.binary);
+                command
+            }
+        };
         let errors = log.try_clone().expect("the log can be shared");
-        let mut command = bare(&self.binary);
         command
             .arg("serve")
             .arg("--config")
-            .arg(&entry.settings)
+            .arg(&self.entry(node).settings)
+            .envs(&self.env)
+            .envs(&launch.env)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);
-        die_with_parent(&mut command);
-        let child = command.spawn().expect("okno can be started");
-        self.nodes.insert(node, child);
+        let program = self.binary.file_name().expect("a binary is a file").to_string_lossy();
+        Process::start(command, &program).expect("okno can be started")
+    }
+
+    /// How a node is launched from its next start on.
+    pub fn set_launch(&mut self, node: u64, launch: Launch) {
+        self.launch.insert(node, launch);
+    }
+
+    /// The binary of later starts.
+    pub fn set_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
     }
 
     /// Runs `okno serve` of a node to its end: for starts that must be refused.
     pub fn start_refused(&self, node: u64, within: Duration) -> (ExitStatus, String) {
-        let mut command = bare(&self.binary);
-        command.arg("serve").arg("--config").arg(&self.entry(node).settings);
         let log = self.scratch().join(format!("refused-{node}.log"));
-        let file = File::create(&log).expect("a log file");
-        command.stdin(Stdio::null()).stdout(file.try_clone().expect("shared")).stderr(file);
-        die_with_parent(&mut command);
-        let mut child = command.spawn().expect("okno can be started");
-        let status = wait_exit(&mut child, within);
+        let mut process = self.launch(node, File::create(&log).expect("a log file"));
+        let until = Instant::now() + within;
+        let mut status = process.try_wait();
+        while status.is_none() && Instant::now() < until {
+            std::thread::sleep(POLL);
+            status = process.try_wait();
+        }
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         let Some(status) = status else {
-            child.kill().expect("a child can be killed");
-            child.wait().expect("a child can be waited for");
             panic!("node {node} was expected to refuse to start, but ran on: {text}");
         };
         (status, text)
@@ -254,58 +324,80 @@ impl Cluster {
 
     /// SIGKILL; returns once the process is gone.
     pub fn kill(&mut self, node: u64) {
-        let mut child = self.nodes.remove(&node).expect("a running node");
-        child.kill().expect("a child can be killed");
-        child.wait().expect("a child can be waited for");
+        let mut process = self.nodes.remove(&node).expect("a running node");
+        process.kill();
+        process.wait();
+        self.note_running();
     }
 
     /// SIGKILL to every node, before any of them is waited for.
     pub fn kill_all(&mut self) {
-        let mut children: Vec<Child> = std::mem::take(&mut self.nodes).into_values().collect();
-        for child in &mut children {
-            child.kill().expect("a child can be killed");
+        let mut processes: Vec<Process> = std::mem::take(&mut self.nodes).into_values().collect();
+        for process in &mut processes {
+            process.kill();
         }
-        for child in &mut children {
-            child.wait().expect("a child can be waited for");
+        for process in &mut processes {
+            process.wait();
         }
+        self.note_running();
     }
 
     /// SIGTERM, and the wait for the end it asks for.
     pub async fn terminate(&mut self, node: u64) -> ExitStatus {
-        let mut child = self.nodes.remove(&node).expect("a running node");
-        signal(&child, libc::SIGTERM);
-        let until = Instant::now() + STOP_WITHIN;
-        loop {
-            if let Some(status) = child.try_wait().expect("a child can be asked for") {
-                return status;
-            }
-            if Instant::now() > until {
-                child.kill().expect("a child can be killed");
-                child.wait().expect("a child can be waited for");
-                panic!("node {node} did not end within {STOP_WITHIN:?} of SIGTERM");
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let mut process = self.nodes.remove(&node).expect("a running node");
+        self.note_running();
+        process.signal(libc::SIGTERM);
+        let ended = process.ended(STOP_WITHIN).await;
+        ended.unwrap_or_else(|| panic!("node {node} did not end within {STOP_WITHIN:?} of SIGTERM"))
+    }
+
+    /// Waits for a node to end by itself, and returns how it did.
+    pub async fn ended(&mut self, node: u64, within: Duration) -> Option<ExitStatus> {
+        let status = self.nodes.get_mut(&node).expect("a running node").ended(within).await?;
+        self.nodes.remove(&node);
+        self.note_running();
+        Some(status)
     }
 
     /// SIGSTOP: the process stands still with all its connections open.
     pub fn pause(&self, node: u64) {
-        signal(&self.nodes[&node], libc::SIGSTOP);
+        self.signal(node, libc::SIGSTOP);
     }
 
     /// SIGCONT.
     pub fn resume(&self, node: u64) {
-        signal(&self.nodes[&node], libc::SIGCONT);
+        self.signal(node, libc::SIGCONT);
     }
 
+    /// Any signal, to the node itself.
+    pub fn signal(&self, node: u64, number: i32) {
+        self.nodes[&node].signal(number);
+    }
+
+    /// Of the node itself, not of what launched it.
     pub fn pid(&self, node: u64) -> Option<u32> {
-        self.nodes.get(&node).map(Child::id)
+        self.nodes.get(&node).map(Process::id)
+    }
+
+    /// Nodes that were started and have neither been ended nor noticed to have ended.
+    pub fn running(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Node → process, kept current: for those who watch.
+    pub fn processes(&self) -> Arc<Mutex<BTreeMap<u64, u32>>> {
+        Arc::clone(&self.running)
+    }
+
+    fn note_running(&self) {
+        let now = self.nodes.iter().map(|(node, process)| (*node, process.id())).collect();
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Fails when a node has ended by itself.
     pub fn assert_running(&mut self) {
-        for (node, child) in &mut self.nodes {
-            let ended = child.try_wait().expect("a child can be asked for");
+        for (node, process) in &mut self.nodes {
+            let ended = process.try_wait();
             assert!(ended.is_none(), "node {node} has ended by itself: {ended:?}");
         }
     }
@@ -506,67 +598,25 @@ impl Drop for Cluster {
                 eprintln!("---- the end of node {node}'s log ----\n{tail}");
             }
         }
-        for child in self.nodes.values_mut() {
-            // It may have ended already; either way it is gone after the wait.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // Before the folder they write into goes.
+        self.nodes.clear();
     }
 }
 
 /// The catalogue this repository ships, as files for a load.
 pub fn shipped_catalogue() -> Vec<proto::CatalogueFile> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ops/catalogue");
-    let mut files: Vec<proto::CatalogueFile> = walkdir::WalkDir::new(&root)
-        .into_iter()
-        .map(|entry| entry.expect("the shipped catalogue is readable"))
-        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "toml"))
-        .map(|entry| proto::CatalogueFile {
-            path: entry.path().strip_prefix(&root).expect("below its root").to_string_lossy().into_owned(),
-            text: std::fs::read_to_string(entry.path()).expect("the shipped catalogue is readable"),
-        })
-        .collect();
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(files.len() > 12, "the shipped catalogue is not there");
-    files
+    let file =
+        |(path, text): &(&str, &str)| proto::CatalogueFile { path: (*path).into(), text: (*text).into() };
+    catalogue::FILES.iter().map(file).collect()
 }
 
-fn wait_exit(child: &mut Child, within: Duration) -> Option<ExitStatus> {
-    let until = Instant::now() + within;
-    while Instant::now() < until {
-        if let Some(status) = child.try_wait().expect("a child can be asked for") {
-            return Some(status);
-        }
-        std::thread::sleep(POLL);
-    }
-    None
+mod catalogue {
+    include!(concat!(env!("OUT_DIR"), "/catalogue.rs"));
 }
 
 /// Sends a signal to a child that was not waited for yet.
 pub fn signal_process(child: &Child, number: i32) {
-    signal(child, number);
-}
-
-#[allow(unsafe_code)]
-fn signal(child: &Child, number: i32) {
-    let pid = libc::pid_t::try_from(child.id()).expect("process ids are small");
-    // SAFETY: kill(2) touches no memory of ours; the child is not waited for yet, so its id is still its own.
-    let outcome = unsafe { libc::kill(pid, number) };
-    assert_eq!(outcome, 0, "signal {number} to process {pid}: {}", std::io::Error::last_os_error());
-}
-
-/// The kernel kills the child when the test's thread ends, whatever way it does.
-#[allow(unsafe_code)]
-fn die_with_parent(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
-    unsafe {
-        command.pre_exec(|| {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
-                Ok(())
-            } else {
-                Err(std::io::Error::last_os_error())
-            }
-        });
-    }
+    let id = libc::pid_t::try_from(child.id()).expect("process ids are small");
+    let outcome = process::send(id, number);
+    assert!(outcome.is_ok(), "signal {number} to process {id}: {outcome:?}");
 }

@@ -7,6 +7,8 @@
 //! | [`desk`] | one caller's calls, short to write |
 //! | [`load`] | writers beside a test, and the check that everything acknowledged is there once on every node |
 //! | [`people`] | visitors, all made up, with valid check digits |
+//! | [`plan`] | which binary, at which addresses, with data where, launched by what |
+//! | [`process`] | one node's process and its end |
 //! | [`pki`] | certificates no development cluster hands out: of other authorities, kinds and clusters; revocations |
 //!
 //! Rules: one waits for conditions with a deadline, never for time to pass; one cluster runs at a time on a machine
@@ -18,6 +20,8 @@ pub mod desk;
 pub mod load;
 pub mod people;
 pub mod pki;
+pub mod plan;
+pub mod process;
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};

@@ -26,24 +26,40 @@ pub struct Leaf<'a> {
     pub server: bool,
     pub client: bool,
     pub not_after: SystemTime,
+    /// Before that it is not valid yet.
+    pub not_before: SystemTime,
     /// Chosen by the test where it means to revoke it.
     pub serial: u64,
+    /// Where a listener presents it besides the loopback address.
+    pub host: Option<IpAddr>,
 }
 
 impl<'a> Leaf<'a> {
+    fn new(uri: &'a str, server: bool, client: bool, serial: u64) -> Self {
+        let now = SystemTime::now();
+        Self { uri, server, client, not_after: now + DAY, not_before: now - 2 * DAY, serial, host: None }
+    }
+
+    /// Presented at this address too.
+    #[must_use]
+    pub fn at(mut self, host: IpAddr) -> Self {
+        self.host = Some(host);
+        self
+    }
+
     /// A caller's certificate, valid for a day.
     pub fn client(uri: &'a str, serial: u64) -> Self {
-        Self { uri, server: false, client: true, not_after: SystemTime::now() + DAY, serial }
+        Self::new(uri, false, true, serial)
     }
 
     /// A node's certificate for its clients.
     pub fn server(uri: &'a str, serial: u64) -> Self {
-        Self { uri, server: true, client: false, not_after: SystemTime::now() + DAY, serial }
+        Self::new(uri, true, false, serial)
     }
 
     /// A node's certificate for the other nodes.
     pub fn peer(uri: &'a str, serial: u64) -> Self {
-        Self { uri, server: true, client: true, not_after: SystemTime::now() + DAY, serial }
+        Self::new(uri, true, true, serial)
     }
 }
 
@@ -89,6 +105,7 @@ impl Authority {
         if leaf.server {
             parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
             parameters.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+            parameters.subject_alt_names.extend(leaf.host.map(SanType::IpAddress));
             let name = "localhost".try_into().expect("plain ASCII");
             parameters.subject_alt_names.push(SanType::DnsName(name));
         }
@@ -97,7 +114,7 @@ impl Authority {
         }
         parameters.subject_alt_names.push(SanType::URI(leaf.uri.try_into().expect("plain ASCII")));
         parameters.serial_number = Some(SerialNumber::from(leaf.serial));
-        parameters.not_before = (SystemTime::now() - 2 * DAY).into();
+        parameters.not_before = leaf.not_before.into();
         parameters.not_after = leaf.not_after.into();
         let certificate = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         replace(&pair.key, &key.serialize_pem());
@@ -130,6 +147,11 @@ impl Authority {
 fn list_number(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
     u64::try_from(since.as_micros()).expect("before the year 586000")
+}
+
+/// A serial number nobody has used; those chosen by tests are small.
+pub fn fresh_serial() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 >> 1 | 1 << 62
 }
 
 /// Tomorrow: a revocation list that is current.

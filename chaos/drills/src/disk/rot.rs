@@ -1,0 +1,147 @@
+//! Damage to the files of a stopped node's data directory, and its repair.
+//!
+//! Invariants: only files below the given folder are touched; a copy put back is the very state that was taken.
+
+use rand::Rng;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Where the database lies below a node's data directory.
+const DATABASE: &str = "db";
+pub const IDENTITY: &str = "identity";
+/// Bytes looked at for one that is not zero: room that was only reserved holds nothing that could rot.
+const SEARCH_BYTES: usize = 64 * 1024;
+
+/// Files of a database, by what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    WriteAheadLog,
+    Table,
+    Manifest,
+    Current,
+}
+
+/// The database's files of one kind, oldest first, empty ones left out.
+pub fn files(data: &Path, kind: Kind) -> Vec<PathBuf> {
+    let is_kind = |name: &str| match kind {
+        Kind::WriteAheadLog => name.ends_with(".log"),
+        Kind::Table => name.ends_with(".sst"),
+        Kind::Manifest => name.starts_with("MANIFEST-"),
+        Kind::Current => name == "CURRENT",
+    };
+    let mut found: Vec<PathBuf> = walkdir::WalkDir::new(data.join(DATABASE))
+        .into_iter()
+        .map(|entry| entry.expect("a stopped node's data are readable"))
+        .filter(|entry| entry.file_type().is_file() && is_kind(&entry.file_name().to_string_lossy()))
+        .filter(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 0))
+        .map(walkdir::DirEntry::into_path)
+        .collect();
+    // Numbers have six digits at least, and grow.
+    found.sort_by_key(|path| (path.as_os_str().len(), path.clone()));
+    found
+}
+
+/// Flips a bit of one byte near a place of the file, given as a fraction of its length, where something is written.
+/// Returns the offset.
+pub fn flip(file: &Path, place: f64, random: &mut impl Rng) -> u64 {
+    let opened = File::options().read(true).write(true).open(file).expect("a file of the stopped node");
+    let length = opened.metadata().expect("an open file").len();
+    assert!(length > 0, "{} is empty: there is nothing to rot", file.display());
+    let from = ((length as f64 * place) as u64).min(length - 1);
+    let mut bytes = vec![0; SEARCH_BYTES.min(usize::try_from(length - from).expect("files fit memory"))];
+    opened.read_exact_at(&mut bytes, from).expect("within the file");
+    let (distance, byte) = bytes
+        .iter()
+        .enumerate()
+        .find(|(_, byte)| **byte != 0)
+        .map(|(distance, byte)| (distance as u64, *byte))
+        .unwrap_or_else(|| panic!("{} holds nothing at {from}", file.display()));
+    let flipped = byte ^ (1 << random.gen_range(0..8));
+    opened.write_all_at(&[flipped], from + distance).expect("within the file");
+    opened.sync_all().expect("synced");
+    from + distance
+}
+
+/// Cuts a file to a fraction of its length.
+pub fn truncate(file: &Path, keep: f64) {
+    let opened = File::options().write(true).open(file).expect("a file of the stopped node");
+    let length = opened.metadata().expect("an open file").len();
+    opened.set_len((length as f64 * keep) as u64).expect("a file can be cut");
+}
+
+pub fn remove(file: &Path) {
+    std::fs::remove_file(file).expect("a file of the stopped node");
+}
+
+/// A copy of a stopped node's data, to be put back after the damage was seen.
+pub struct Copy {
+    data: PathBuf,
+    copy: PathBuf,
+}
+
+impl Copy {
+    pub fn take(data: &Path, scratch: &Path) -> Self {
+        let copy = scratch.join("intact");
+        copy_folder(data, &copy);
+        Self { data: data.to_owned(), copy }
+    }
+
+    /// The data as they were taken; what was there meanwhile is gone.
+    pub fn put_back(&self) {
+        std::fs::remove_dir_all(&self.data).expect("a stopped node's data can be removed");
+        copy_folder(&self.copy, &self.data);
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // It lies in the drill's own folder, which goes anyway.
+        let _ = std::fs::remove_dir_all(&self.copy);
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in walkdir::WalkDir::new(from) {
+        let entry = entry.expect("a stopped node's data are readable");
+        let target = to.join(entry.path().strip_prefix(from).expect("below its root"));
+        if entry.file_type().is_dir() {
+            std::fs::create_dir(&target).expect("a folder can be made");
+        } else {
+            std::fs::copy(entry.path(), &target).expect("a file can be copied");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn damages_one_bit_and_puts_it_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        std::fs::create_dir_all(data.join(DATABASE)).expect("a folder");
+        let log = data.join(DATABASE).join("000012.log");
+        let mut bytes = vec![0_u8; 10_000];
+        bytes[6_000..].fill(0x55);
+        std::fs::write(&log, &bytes).expect("written");
+        std::fs::write(data.join(DATABASE).join("000013.log"), b"").expect("written");
+        assert_eq!(files(&data, Kind::WriteAheadLog), [log.clone()], "the empty one is left out");
+
+        let copy = Copy::take(&data, folder.path());
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let offset = flip(&log, 0.5, &mut random);
+        assert_eq!(offset, 6_000, "the first byte from the middle on that holds something");
+        let damaged = std::fs::read(&log).expect("read");
+        let different: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != damaged[*at]).collect();
+        assert_eq!(different, [6_000]);
+        assert_eq!((bytes[6_000] ^ damaged[6_000]).count_ones(), 1);
+
+        truncate(&log, 0.25);
+        assert_eq!(std::fs::metadata(&log).expect("there").len(), 2_500);
+        copy.put_back();
+        assert_eq!(std::fs::read(&log).expect("read"), bytes);
+    }
+}
