@@ -5,6 +5,8 @@
 //!
 //! With a directory the stores are RocksDB's, else in memory.
 
+#![allow(clippy::disallowed_methods, reason = "it measures")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

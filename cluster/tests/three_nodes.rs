@@ -1,5 +1,6 @@
 //! Three nodes over real streams and threads: founding, agreement, hand-over, death and return, forwarding,
 //! handshakes, hashes.
+#![allow(clippy::disallowed_methods, reason = "whole nodes run in real time")]
 
 mod support;
 

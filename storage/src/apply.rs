@@ -14,7 +14,8 @@ use crate::{
     engine::{Batch, Cf, Read},
     error::StorageError,
     keys,
-    log::{EntryKind, LogEntry},
+    log::{self, EntryKind, LogEntry},
+    planted::{self, Mutant},
     rows::{self, Head, JournalFacts},
     schema,
     state::{AppliedEntry, RememberedRequest},
@@ -58,7 +59,6 @@ pub(crate) struct Position {
 }
 
 /// What this batch changed, as far as later entries of it can ask.
-#[derive(Default)]
 pub(crate) struct Overlay {
     pub heads: BTreeMap<EntityKey, Head>,
     pub requests: BTreeMap<Vec<u8>, Bytes>,
@@ -70,6 +70,19 @@ pub(crate) struct Overlay {
     pub quarantines: BTreeMap<EntityKey, bool>,
     pub level: Option<u32>,
     pub founded: bool,
+}
+
+impl Overlay {
+    pub const EMPTY: Self = Self {
+        heads: BTreeMap::new(),
+        requests: BTreeMap::new(),
+        purged_below: None,
+        outbox: BTreeMap::new(),
+        timers: BTreeMap::new(),
+        quarantines: BTreeMap::new(),
+        level: None,
+        founded: false,
+    };
 }
 
 pub(crate) struct Step<'a> {
@@ -94,7 +107,7 @@ impl<'a> Step<'a> {
         requests: &'a RwLock<RequestFilter>,
         at: Position,
     ) -> Self {
-        Self { read, caches, requests, at, overlay: Overlay::default(), batch: Batch::default() }
+        Self { read, caches, requests, at, overlay: Overlay::EMPTY, batch: Batch::default() }
     }
 
     /// Stages one entry; it must follow the one before.
@@ -164,20 +177,27 @@ impl<'a> Step<'a> {
             }
         }
         let fenced = |reason| Ok(Outcome::Fenced(reason));
-        if commit.term != entry_term {
+        let term = if planted::is(Mutant::CompareCurrentTerm) {
+            log::stored_hard_state(self.read)?.term
+        } else {
+            entry_term
+        };
+        if commit.term != term {
             return fenced(FenceReason::Term);
         }
         if self.quarantined(&commit.entity)? {
             return fenced(FenceReason::Quarantined);
         }
-        if commit.base != self.head(&commit.entity)?.id {
+        if commit.base != self.head(&commit.entity)?.id && !planted::is(Mutant::DropBaseCheck) {
             return fenced(FenceReason::Base);
         }
         let buried = match &commit.system {
             Some(SystemOp::BuryMessage { message, .. }) => Some(message),
             _ => None,
         };
-        for message in commit.consumed.iter().chain(buried) {
+        // Doubled by the courier and consumed twice: the second half of that planted fault.
+        let unchecked = if planted::is(Mutant::DeliverTwice) { commit.consumed.len() } else { 0 };
+        for message in commit.consumed.iter().skip(unchecked).chain(buried) {
             if !self.in_outbox(message)? {
                 return fenced(FenceReason::Message);
             }
@@ -192,26 +212,37 @@ impl<'a> Step<'a> {
         Ok(Outcome::Applied)
     }
 
+    /// What the checks see of this batch.
+    fn staged(&self) -> &Overlay {
+        if planted::is(Mutant::FenceWithoutOverlay) {
+            return const { &Overlay::EMPTY };
+        }
+        &self.overlay
+    }
+
     fn request(&self, key: &RequestKey) -> Result<Option<RememberedRequest>, StorageError> {
         let key = keys::request(key);
-        if let Some(row) = self.overlay.requests.get(&key) {
+        if let Some(row) = self.staged().requests.get(&key) {
             return rows::parse_request(row).map(Some);
         }
-        if self.overlay.purged_below.as_ref().is_some_and(|bound| key < *bound) {
+        if self.staged().purged_below.as_ref().is_some_and(|bound| key < *bound) {
             return Ok(None);
         }
         remembered(self.read, self.requests, &key)
     }
 
     fn quarantined(&self, entity: &EntityKey) -> Result<bool, StorageError> {
-        match self.overlay.quarantines.get(entity) {
+        match self.staged().quarantines.get(entity) {
             Some(quarantined) => Ok(*quarantined),
             None => self.caches.quarantines.holds(self.read, entity),
         }
     }
 
     fn head(&mut self, entity: &EntityKey) -> Result<Head, StorageError> {
-        if let Some(head) = self.overlay.heads.get(entity).or_else(|| self.caches.heads.get(entity)) {
+        if let Some(head) = self.staged().heads.get(entity).copied() {
+            return Ok(head);
+        }
+        if let Some(head) = self.caches.heads.get(entity) {
             return Ok(*head);
         }
         match self.read.get(Cf::Entity, &keys::root(entity))? {
@@ -226,14 +257,14 @@ impl<'a> Step<'a> {
 
     fn in_outbox(&self, message: &MessageKey) -> Result<bool, StorageError> {
         let key = keys::message(message);
-        match self.overlay.outbox.get(&key) {
+        match self.staged().outbox.get(&key) {
             Some(row) => Ok(row.is_some()),
             None => Ok(self.caches.outbox.holds(&key) || self.read.get(Cf::Outbox, &key)?.is_some()),
         }
     }
 
     fn timer_is_set(&self, key: &[u8]) -> Result<bool, StorageError> {
-        match self.overlay.timers.get(key) {
+        match self.staged().timers.get(key) {
             Some(set) => Ok(*set),
             None => Ok(self.caches.timers.holds(key) || self.read.get(Cf::Timer, key)?.is_some()),
         }
@@ -268,7 +299,7 @@ impl<'a> Step<'a> {
                 self.batch.delete(Cf::Timer, key);
             }
         }
-        for reply in &commit.replies {
+        for reply in commit.replies.iter().filter(|_| !planted::is(Mutant::DropRememberedReply)) {
             let key = keys::request(&reply.request.key);
             let row = rows::request(&reply.request.hash, index, &reply.reply)?;
             self.overlay.requests.insert(key.clone(), Bytes::copy_from_slice(&row));

@@ -10,6 +10,7 @@ use crate::{
     engine::{Batch, Cf, Engine, Read, Sync},
     error::StorageError,
     keys,
+    planted::{self, Mutant},
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -144,15 +145,7 @@ impl LogStore {
     /// Opens the log; checks that its ends fit and that the indexes of its tail are contiguous. (Older entries are
     /// checked whenever they are read: reading all of a large log would make every start slow.)
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, StorageError> {
-        let hard_state = match engine.get(Cf::Meta, keys::HARD_STATE)? {
-            Some(bytes) => {
-                let (_version, payload) =
-                    codec::unframe_own("hard state", &bytes, kind::HARD_STATE, VERSION)?;
-                let HardStateV1(term, vote, commit) = codec::decode("hard state", payload)?;
-                HardState { term, vote, commit }
-            }
-            None => HardState::default(),
-        };
+        let hard_state = stored_hard_state(&*engine)?;
         let truncated = match engine.get(Cf::Meta, keys::TRUNCATED)? {
             Some(bytes) => {
                 let (_version, payload) =
@@ -300,6 +293,7 @@ impl LogStore {
         if batch.is_empty() {
             return Ok(());
         }
+        let sync = sync && !planted::is(Mutant::SkipLogFsync);
         self.0.engine.write(batch, if sync { Sync::Yes } else { Sync::No })?;
         let mut inner = self.0.inner.lock();
         if let Some(index) = cut_from {
@@ -372,6 +366,14 @@ fn take_cached(inner: &Inner, from: u64, to: u64, room: &mut Room, out: &mut Vec
             _ => return,
         }
     }
+}
+
+/// Raft's hard state as stored; all zero if none was.
+pub(crate) fn stored_hard_state(read: &dyn Read) -> Result<HardState, StorageError> {
+    let Some(bytes) = read.get(Cf::Meta, keys::HARD_STATE)? else { return Ok(HardState::default()) };
+    let (_version, payload) = codec::unframe_own("hard state", &bytes, kind::HARD_STATE, VERSION)?;
+    let HardStateV1(term, vote, commit) = codec::decode("hard state", payload)?;
+    Ok(HardState { term, vote, commit })
 }
 
 fn first_key(engine: &dyn Read) -> Result<Option<u64>, StorageError> {

@@ -9,10 +9,11 @@ use crate::{
     apply::{self, Overlay, Position, Step},
     cache::{ApplyCaches, RequestFilter},
     commit::{CommitId, EntityKey, Message, Outcome, Record, RequestKey, TimerKey},
-    engine::{Batch, Cf, Engine, Read, Sync},
+    engine::{Batch, BatchOp, Cf, Engine, Read, Sync},
     error::StorageError,
     keys,
     log::{EntryKind, LogEntry},
+    planted::{self, Mutant},
     rows::{self, MarkV1},
 };
 use bytes::Bytes;
@@ -235,11 +236,17 @@ impl StateStore {
             let first = MarkV1(mark.index, mark.term, mark.chain, mark.time_ms);
             batch.put(Cf::Meta, keys::MARK.to_vec(), rows::mark(&first)?);
         }
-        self.write(batch, mark, Overlay::default())
+        self.write(batch, mark, Overlay::EMPTY)
     }
 
     fn write(&mut self, batch: Batch, mark: AppliedMark, overlay: Overlay) -> Result<(), StorageError> {
-        self.shared.engine.write(batch, Sync::No)?;
+        if planted::is(Mutant::SplitApplyBatch) {
+            let (marks, rows) = batch.ops.into_iter().partition(is_mark);
+            self.shared.engine.write(Batch { ops: rows, bytes: 0 }, Sync::No)?;
+            self.shared.engine.write(Batch { ops: marks, bytes: 0 }, Sync::No)?;
+        } else {
+            self.shared.engine.write(batch, Sync::No)?;
+        }
         self.mark = mark;
         apply::settle(overlay, self.mark.time_ms, &mut self.caches, &self.shared.requests);
         self.publish();
@@ -255,6 +262,11 @@ impl StateStore {
     pub fn reader(&self) -> StateReader {
         StateReader { shared: self.shared.clone() }
     }
+}
+
+/// Does it say where apply stands? Asked by a planted fault alone.
+fn is_mark(op: &BatchOp) -> bool {
+    matches!(op, BatchOp::Put(Cf::Meta, key, _) if key == keys::MARK || key == keys::NODE_MARK)
 }
 
 /// What the applied state starts from.

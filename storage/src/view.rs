@@ -122,13 +122,25 @@ impl StateView {
         let to = keys::journal_of_entity(key, u64::MAX);
         let indexes =
             self.collect(Cf::Row, &from, &to, limit, |key, _| Ok(Some(keys::journal_index(key)?)))?;
-        indexes
-            .into_iter()
-            .map(|index| match self.read.get(Cf::Journal, &keys::journal(index))? {
-                Some(bytes) => rows::parse_journal(index, &bytes),
-                None => Err(corrupt("journal", format!("row {index} of {key} is missing"))),
-            })
-            .collect()
+        indexes.into_iter().map(|index| self.journal_row(key, index)).collect()
+    }
+
+    /// The newest journal row of one entity.
+    pub fn last_of(&self, key: &EntityKey) -> Result<Option<JournalEntry>, StorageError> {
+        let (from, to) = (keys::journal_of_entity(key, 0), keys::journal_of_entity(key, u64::MAX));
+        let mut index = None;
+        self.read.scan_back(Cf::Row, &from, &to, &mut |key, _| {
+            index = Some(keys::journal_index(key));
+            ControlFlow::Break(())
+        })?;
+        index.transpose()?.map(|index| self.journal_row(key, index)).transpose()
+    }
+
+    fn journal_row(&self, key: &EntityKey, index: u64) -> Result<JournalEntry, StorageError> {
+        match self.read.get(Cf::Journal, &keys::journal(index))? {
+            Some(bytes) => rows::parse_journal(index, &bytes),
+            None => Err(corrupt("journal", format!("row {index} of {key} is missing"))),
+        }
     }
 
     /// Journal rows by global position (log index) > `after`.

@@ -168,6 +168,7 @@ pub const REASONS: &[(&str, &str)] = &[
     ("MESSAGE_HOPS_EXCEEDED", "too many messages led to this one"),
     ("MESSAGE_UNREADABLE", "a message between entities cannot be read by this version"),
     ("ENTITY_QUARANTINED", "the entity failed repeatedly and is closed until an administrator releases it"),
+    ("ENTITY_NOT_QUARANTINED", "the entity is not quarantined: there is nothing to release"),
     ("SYSTEM_OPERATION_DENIED", "only an administrator may do this"),
 ];
 

@@ -17,6 +17,7 @@ use crate::{
 use okno_storage::{
     commit::{CommitId, EntityKey, Message, MessageKey},
     error::StorageError,
+    planted::{self, Mutant},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -90,7 +91,7 @@ struct Pair {
     head: Head,
     failures: u32,
     /// The largest key taken in. Keys of a pair grow in the order they apply, so that what is met twice — by the
-    /// walk and by the stream of what applies — is known by it.
+    /// walk or a later reading of rows, and by the stream of what applies — is known by it.
     last: MessageKey,
 }
 
@@ -202,6 +203,10 @@ impl Courier {
         }
         if self.walk.is_some() {
             return Some(now);
+        }
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            // Nothing may go before one of them is answered, and that is an event.
+            return None;
         }
         let ready = self.pairs.values().filter_map(|pair| match pair.head {
             Head::Ready { at } => Some(at),
@@ -367,6 +372,13 @@ impl Courier {
             let Some(pair) = self.pairs.get_mut(&(source.clone(), target.clone())) else { continue };
             pair.more = page.len() > PAIR_MAX;
             page.truncate(PAIR_MAX);
+            // The rows may be ahead of the stream: what it has not told yet is counted here, and known when it does.
+            for message in page.iter().filter(|message| message.key > pair.last) {
+                self.depths.add(message);
+            }
+            if let Some(newest) = page.last() {
+                pair.last = pair.last.clone().max(newest.key.clone());
+            }
             pair.waiting = page.into();
             pair.head = Head::Ready { at: now };
             if pair.waiting.is_empty() {
@@ -390,6 +402,9 @@ impl Courier {
             pair.head = Head::InFlight;
             self.in_flight.insert(message.key.clone());
             fx.push(Effect::Deliver(message.clone()));
+            if planted::is(Mutant::DeliverTwice) {
+                fx.push(Effect::Deliver(message.clone()));
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     cell::{AnyCell, Cell, CellStart},
     codec::{self, CodecError, TIMERS_PART, What},
-    sys::SysCell,
+    sys::{SysCell, SysStart},
     work::{entity_key, entity_ref},
 };
 use okno_domain::{
@@ -99,10 +99,8 @@ impl StorageCells {
 impl CellFactory for StorageCells {
     fn load(&self, key: &EntityKey, term: u64) -> Result<Loaded, StorageError> {
         let view = self.reader.view();
-        let floor_ms = view.mark()?.time_ms;
         if key.is_system() {
-            let stored = view.entity(key)?;
-            return Ok(match SysCell::load(key.clone(), term, stored.as_ref(), floor_ms) {
+            return Ok(match SysCell::load(SysStart::read(&view, key.clone(), term)?) {
                 Ok(cell) => Loaded::Cell(Box::new(cell)),
                 Err(error) => Loaded::Unusable(error.to_string()),
             });

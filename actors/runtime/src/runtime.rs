@@ -24,7 +24,7 @@ use okno_cluster::{
 };
 use okno_domain::entity::{Origin, Principal};
 use okno_storage::{
-    commit::{MessageKey, Outcome, SystemOp, TimerKey},
+    commit::{Message, MessageKey, Outcome, SystemOp, TimerKey},
     error::StorageError,
     state::{AppliedSlice, StateReader},
 };
@@ -60,6 +60,8 @@ pub struct RuntimeSettings {
     pub shards: u16,
     /// `resident_max` is of the node; the shards share it.
     pub shard: ShardSettings,
+    /// How often members compare all their rows, in replicated time (rule 15).
+    pub marker_every_ms: i64,
     pub fatal: Fatal,
 }
 
@@ -73,6 +75,7 @@ impl RuntimeSettings {
             arbiters,
             shards: u16::try_from(arbiters).unwrap_or(1),
             shard: ShardSettings { resident_max: 100_000, ..ShardSettings::default() },
+            marker_every_ms: timers::MARKER_EVERY_MS,
             fatal,
         }
     }
@@ -206,6 +209,7 @@ impl Runtime {
             inboxes: inboxes.clone(),
             own,
             clock,
+            marker_every_ms: settings.marker_every_ms,
             feed: Feed::new(scanner_events.clone()),
             queue: tokio::sync::Mutex::new(scanner_queue),
             figures: Mutex::default(),
@@ -356,6 +360,34 @@ impl<E> Feed<E> {
     }
 }
 
+/// What of an applied slice a leader's courier and scanner must hear.
+#[derive(Debug, Default)]
+pub struct Moved {
+    pub sent: Vec<Message>,
+    pub timers: Vec<TimerKey>,
+    /// A quarantine began or ended.
+    pub quarantine: bool,
+}
+
+/// Takes in a slice before anybody is answered: nobody is given an older world from now on.
+pub fn moved(slice: &AppliedSlice, leading: bool, worlds: &Worlds) -> Moved {
+    let mut out = Moved::default();
+    for entry in &slice.entries {
+        let Some(entity) = entry.entity.as_ref().filter(|_| entry.outcome == Outcome::Applied) else {
+            continue;
+        };
+        if entry.moved && world::is_world(entity.kind()) {
+            worlds.require(entry.index);
+        }
+        if leading {
+            out.sent.extend(entry.sent.iter().cloned());
+            out.timers.extend(entry.timers.iter().cloned());
+            out.quarantine |= entity.as_str() == sys::QUARANTINE_ENTITY;
+        }
+    }
+    out
+}
+
 /// What the apply thread tells the runtime.
 struct Listener {
     proposer: Arc<dyn Proposer>,
@@ -368,20 +400,7 @@ struct Listener {
 impl ApplyListener for Listener {
     fn applied(&self, slice: &Arc<AppliedSlice>) {
         let leading = self.proposer.role().leading_term().is_some();
-        let (mut sent, mut timers, mut quarantine) = (Vec::new(), Vec::new(), false);
-        for entry in &slice.entries {
-            let Some(entity) = entry.entity.as_ref().filter(|_| entry.outcome == Outcome::Applied) else {
-                continue;
-            };
-            if entry.moved && world::is_world(entity.kind()) {
-                self.worlds.require(entry.index);
-            }
-            if leading {
-                sent.extend(entry.sent.iter().cloned());
-                timers.extend(entry.timers.iter().cloned());
-                quarantine |= entity.as_str() == sys::QUARANTINE_ENTITY;
-            }
-        }
+        let Moved { sent, timers, quarantine } = moved(slice, leading, &self.worlds);
         if !sent.is_empty() {
             self.courier.push(sent.len(), || courier::Event::Sent(sent), courier::Event::Missed);
         }

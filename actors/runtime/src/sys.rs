@@ -12,10 +12,14 @@ use crate::{
 };
 use okno_domain::entity::{Refusal, RefusalClass};
 use okno_storage::{
-    commit::{Body, Commit, CommitId, EntityKey, Origin as CommitOrigin, RememberedReply, SystemOp, Value},
-    state::StoredEntity,
+    commit::{
+        Body, Commit, CommitId, EntityKey, Origin as CommitOrigin, Record, RememberedReply, SystemOp, Value,
+    },
+    error::StorageError,
+    state::{StateView, StoredEntity},
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// State of a system entity: how much it has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +36,12 @@ pub enum SysEvent {
     LevelRaised { level: u32 },
 }
 
+const FOUNDING: &str = "sys/founding";
+
 /// Name of the entity an operation belongs to.
 pub fn entity_of(op: &SystemOp) -> &'static str {
     match op {
-        SystemOp::Found { .. } => "sys/founding",
+        SystemOp::Found { .. } => FOUNDING,
         SystemOp::Quarantine { .. } | SystemOp::Release { .. } => QUARANTINE_ENTITY,
         SystemOp::PurgeRequests { .. } => "sys/purge",
         SystemOp::BuryMessage { .. } => "sys/bury",
@@ -43,6 +49,17 @@ pub fn entity_of(op: &SystemOp) -> &'static str {
         SystemOp::Level { .. } => "sys/level",
         SystemOp::Time => "sys/time",
     }
+}
+
+/// Replicated time of the last marker, or of the founding if there was none; `None`: not founded.
+pub fn marked_ms(view: &StateView) -> Result<Option<i64>, StorageError> {
+    for name in [entity_of(&SystemOp::Marker), FOUNDING] {
+        let key = EntityKey::parse(name).expect("names of system entities are well-formed");
+        if let Some(last) = view.last_of(&key)? {
+            return Ok(Some(last.time_ms));
+        }
+    }
+    Ok(None)
 }
 
 /// Whoever parks for a quarantined entity watches this one.
@@ -93,7 +110,12 @@ fn authorise(work: &SystemWork) -> Result<(), Refusal> {
     ))
 }
 
-/// The cell of one system entity. Invariants as of [`crate::cell::Cell`].
+/// Quarantined entities that a cell remembers, the same number as apply's cache: each waits for an operator, so beyond it
+/// something else is wrong, and a release is then carried out without asking whether there is anything to release.
+pub const QUARANTINES_MAX: usize = 65_536;
+
+/// The cell of one system entity. Invariants as of [`crate::cell::Cell`]; of the one that keeps quarantines
+/// `quarantines` is, like a cell's state, what is applied and what this activation proposed.
 pub struct SysCell {
     key: EntityKey,
     term: u64,
@@ -101,33 +123,70 @@ pub struct SysCell {
     head: CommitId,
     last_ms: i64,
     seq: u64,
+    /// `None`: too many to be known, or not this entity's business.
+    quarantines: Option<BTreeSet<EntityKey>>,
+}
+
+/// What a system entity's cell starts from.
+pub struct SysStart {
+    pub key: EntityKey,
+    pub term: u64,
+    pub stored: Option<StoredEntity>,
+    pub floor_ms: i64,
+    /// Of the entity that keeps quarantines: those applied, unless they are too many.
+    pub quarantines: Option<BTreeSet<EntityKey>>,
+}
+
+impl SysStart {
+    pub fn read(view: &StateView, key: EntityKey, term: u64) -> Result<Self, StorageError> {
+        let mut quarantines = None;
+        if key.as_str() == QUARANTINE_ENTITY {
+            let known = view.quarantines(QUARANTINES_MAX + 1)?;
+            if known.len() <= QUARANTINES_MAX {
+                quarantines = Some(known.into_iter().map(|(entity, _)| entity).collect());
+            }
+        }
+        let (stored, floor_ms) = (view.entity(&key)?, view.mark()?.time_ms);
+        Ok(Self { key, term, stored, floor_ms, quarantines })
+    }
 }
 
 impl SysCell {
-    pub fn load(
-        key: EntityKey,
-        term: u64,
-        stored: Option<&StoredEntity>,
-        floor_ms: i64,
-    ) -> Result<Self, CodecError> {
+    pub fn load(start: SysStart) -> Result<Self, CodecError> {
+        let SysStart { key, term, stored, floor_ms, quarantines } = start;
         let (root, head) = match stored {
             // The founding entity's root, if it has one, is the cluster's own and of no concern here.
             Some(stored) => (codec::decode(What::SystemRoot, &stored.root)?, stored.head),
             None => (SysRoot::default(), CommitId::NONE),
         };
-        Ok(Self { key, term, root, head, last_ms: floor_ms, seq: 0 })
+        Ok(Self { key, term, root, head, last_ms: floor_ms, seq: 0, quarantines })
     }
 
-    fn propose(&mut self, work: &SystemWork, stamp_ms: i64, env: &CellEnv) -> Option<CellOutput> {
+    /// Why the operation cannot be done as things stand.
+    fn hindrance(&self, op: &SystemOp) -> Option<Refusal> {
+        match op {
+            SystemOp::Release { entity } => {
+                let known = self.quarantines.as_ref()?;
+                (!known.contains(entity)).then(|| not_quarantined(entity))
+            }
+            _ => None,
+        }
+    }
+
+    /// The commit of an operation, or, without one, of nothing but a reply to be remembered.
+    fn propose(
+        &mut self,
+        work: &SystemWork,
+        op: Option<&SystemOp>,
+        reply: Option<Record>,
+        stamp_ms: i64,
+        env: &CellEnv,
+    ) -> Option<CellOutput> {
         let time_ms = stamp_ms.max(self.last_ms);
         let id = CommitId { term: self.term, counter: env.counter.next() };
-        let reply = match &work.request {
-            Some(_) => Some(codec::encode(What::SystemReply, &())?),
-            None => None,
-        };
         let mut events = Vec::new();
         let mut root = None;
-        if let Some(event) = event_of(&work.op) {
+        if let Some(event) = op.and_then(event_of) {
             events.push(codec::encode(What::SystemEvent, &event)?);
             let next = SysRoot { events: self.root.events + 1 };
             root =
@@ -158,17 +217,60 @@ impl SysCell {
                 .zip(&reply)
                 .map(|(request, reply)| RememberedReply { request: request.clone(), reply: reply.clone() })
                 .collect(),
-            system: Some(work.op.clone()),
+            system: op.cloned(),
         };
         let data = commit.encode().ok()?;
         if moved {
             self.root.events += 1;
             self.head = id;
         }
+        match (op, &mut self.quarantines) {
+            (Some(SystemOp::Quarantine { entity, .. }), Some(known)) => {
+                known.insert(entity.clone());
+            }
+            (Some(SystemOp::Release { entity }), Some(known)) => {
+                known.remove(entity);
+            }
+            _ => {}
+        }
         self.last_ms = time_ms;
         self.seq += 1;
         Some(CellOutput::Proposed { seq: self.seq, data, reply })
     }
+
+    /// What one operation comes to. `None`: it does not fit a commit.
+    fn step(&mut self, work: &SystemWork, input: &CellInput, env: &CellEnv) -> Option<CellOutput> {
+        if let Some(refusal) = self.hindrance(&work.op) {
+            if !input.commit_refusal {
+                return Some(CellOutput::Refused {
+                    refusal,
+                    decided_on: self.seq,
+                    at_once: false,
+                    spoiled: false,
+                });
+            }
+            let reply = codec::encode(What::Refusal, &refusal)?;
+            return self.propose(work, None, Some(reply), input.stamp_ms, env);
+        }
+        let reply = match &work.request {
+            Some(_) => Some(codec::encode(What::SystemReply, &())?),
+            None => None,
+        };
+        self.propose(work, Some(&work.op), reply, input.stamp_ms, env)
+    }
+}
+
+fn not_quarantined(entity: &EntityKey) -> Refusal {
+    with_detail(
+        refusal(
+            RefusalClass::FailedPrecondition,
+            "ENTITY_NOT_QUARANTINED",
+            "Объект не закрыт: открывать нечего",
+            "The entity is not quarantined: there is nothing to release",
+        ),
+        "entity",
+        entity.to_string(),
+    )
 }
 
 impl AnyCell for SysCell {
@@ -180,7 +282,7 @@ impl AnyCell for SysCell {
         if let Err(refusal) = authorise(work) {
             return CellOutput::Refused { refusal, decided_on: 0, at_once: true, spoiled: false };
         }
-        self.propose(work, input.stamp_ms, env).unwrap_or_else(|| CellOutput::Failed {
+        self.step(work, input, env).unwrap_or_else(|| CellOutput::Failed {
             reason: "a system operation is larger than a commit".into(),
         })
     }

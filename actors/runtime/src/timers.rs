@@ -1,5 +1,6 @@
-//! The timer scanner's core: fires what is due by replicated time, and keeps that time and the request memory
-//! going (rules 6 and 7). Pure; the task around it is [`crate::shell::timers`].
+//! The timer scanner's core: fires what is due by replicated time, keeps that time and the request memory going
+//! (rules 6 and 7), and places the markers at which members compare their rows (rule 15). Pure; the task around it is
+//! [`crate::shell::timers`].
 //!
 //! Invariants:
 //! - Every timer at or before `cursor` is in flight, parked, or gone.
@@ -22,12 +23,18 @@ pub const TIME_EVERY_MS: i64 = 60_000;
 pub const PURGE_EVERY_MS: i64 = 3_600_000;
 /// Rows of remembered requests stay this long: a day more than the window in which they count (rule 6).
 pub const REQUEST_ROWS_MS: i64 = 8 * 24 * 3_600 * 1_000;
+/// How often all members digest their rows and compare them, unless the settings say otherwise. Every member reads all
+/// it has: at 200 MB/s some eight minutes for 100 GB, so once a day costs a disk half a percent, and damage is found
+/// long before the last sound backup is gone.
+pub const MARKER_EVERY_MS: i64 = 24 * 3_600 * 1_000;
 /// Pause between looks when nothing is known to be due.
 pub const IDLE_MS: u64 = 500;
 /// Pauses before a timer that did not fire is tried again.
 const RETRY_MS: u64 = 1_000;
-/// Pause before another time or purge commit is asked for when one did not come about.
+/// Pause before another time commit is asked for when one did not come about.
 const REPEAT_MS: u64 = 1_000;
+/// The same for purges and markers, which nothing waits for.
+const REPEAT_RARE_MS: u64 = 60_000;
 
 /// What the core reads.
 pub trait TimerReads {
@@ -42,6 +49,8 @@ pub trait TimerReads {
     fn replicated_ms(&self) -> i64;
     /// What the leader might stamp; `None`: not now (rule 7).
     fn stamp_ms(&self) -> Option<i64>;
+    /// Replicated time of the last marker, or of the founding if there was none; `None`: not founded.
+    fn marked_ms(&self) -> Result<Option<i64>, StorageError>;
 }
 
 #[derive(Debug)]
@@ -54,6 +63,8 @@ pub enum Event {
     TimeDone,
     /// A purge ended; true: it applied.
     PurgeDone(bool),
+    /// A marker ended; true: it applied.
+    MarkerDone(bool),
     QuarantineMoved,
     /// Something set may have been missed.
     Missed,
@@ -68,6 +79,8 @@ pub enum Effect {
     Purge {
         before_ms: i64,
     },
+    /// Let all members digest their rows (rule 15).
+    Marker,
 }
 
 /// Figures for metrics.
@@ -80,11 +93,12 @@ pub struct TimerFigures {
     pub overdue_ms: i64,
     pub time_commits: u64,
     pub purges: u64,
+    pub markers: u64,
 }
 
 /// See the module.
-#[derive(Default)]
 pub struct Scanner {
+    marker_every_ms: i64,
     leading: bool,
     cursor: Option<TimerKey>,
     in_flight: BTreeSet<TimerKey>,
@@ -98,12 +112,37 @@ pub struct Scanner {
     time_asked_at: Option<u64>,
     purge_asked_at: Option<u64>,
     purged_ms: Option<i64>,
+    marker_asked_at: Option<u64>,
+    /// When the last marker was placed, as last read: another may have been placed by hand since.
+    marked_ms: Option<i64>,
     figures: TimerFigures,
 }
 
+impl Default for Scanner {
+    fn default() -> Self {
+        Self::new(MARKER_EVERY_MS)
+    }
+}
+
 impl Scanner {
-    pub fn new() -> Self {
-        Self::default()
+    /// Places a marker whenever the last one is `marker_every_ms` of replicated time old.
+    pub fn new(marker_every_ms: i64) -> Self {
+        Self {
+            marker_every_ms,
+            leading: false,
+            cursor: None,
+            in_flight: BTreeSet::new(),
+            retries: BTreeMap::new(),
+            parked: BTreeSet::new(),
+            more: false,
+            next_due_ms: None,
+            time_asked_at: None,
+            purge_asked_at: None,
+            purged_ms: None,
+            marker_asked_at: None,
+            marked_ms: None,
+            figures: TimerFigures::default(),
+        }
     }
 
     pub fn figures(&self, reads: &dyn TimerReads) -> TimerFigures {
@@ -128,7 +167,8 @@ impl Scanner {
         match event {
             Event::Role(term) => {
                 let figures = self.figures;
-                *self = Self { leading: term.is_some(), more: true, figures, ..Self::default() };
+                let begun = Self::new(self.marker_every_ms);
+                *self = Self { leading: term.is_some(), more: true, figures, ..begun };
             }
             Event::Missed => self.start_over(),
             Event::QuarantineMoved => {
@@ -153,6 +193,12 @@ impl Scanner {
                     self.purge_asked_at = None;
                 }
             }
+            Event::MarkerDone(applied) => {
+                if applied {
+                    self.figures.markers += 1;
+                    self.marker_asked_at = None;
+                }
+            }
             Event::Tick => {}
         }
         if !self.leading {
@@ -161,7 +207,7 @@ impl Scanner {
         self.retry(now, fx);
         self.walk(reads, fx)?;
         self.keep_time(now, reads, fx);
-        Ok(())
+        self.mark(now, reads, fx)
     }
 
     /// When [`Event::Tick`] is due.
@@ -277,11 +323,30 @@ impl Scanner {
             fx.push(Effect::Time);
         }
         let last = self.purged_ms.is_some_and(|at| replicated - at < PURGE_EVERY_MS);
-        let asked = self.purge_asked_at.is_some_and(|at| now < at + 60 * REPEAT_MS);
+        let asked = self.purge_asked_at.is_some_and(|at| now < at + REPEAT_RARE_MS);
         if !last && !asked && replicated > REQUEST_ROWS_MS {
             self.purge_asked_at = Some(now);
             fx.push(Effect::Purge { before_ms: replicated - REQUEST_ROWS_MS });
         }
+    }
+
+    /// Places a marker when the last one is old enough. What stands in the rows decides, so that neither a change of
+    /// leadership nor a restart moves the schedule.
+    fn mark(&mut self, now: u64, reads: &dyn TimerReads, fx: &mut Vec<Effect>) -> Result<(), StorageError> {
+        if self.marker_asked_at.is_some_and(|at| now < at + REPEAT_RARE_MS) {
+            return Ok(());
+        }
+        let replicated = reads.replicated_ms();
+        let every = self.marker_every_ms;
+        let due = |marked: i64| replicated.saturating_sub(marked) >= every;
+        if self.marked_ms.is_none_or(due) {
+            self.marked_ms = reads.marked_ms()?;
+            if self.marked_ms.is_some_and(due) {
+                self.marker_asked_at = Some(now);
+                fx.push(Effect::Marker);
+            }
+        }
+        Ok(())
     }
 }
 

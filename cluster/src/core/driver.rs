@@ -25,6 +25,7 @@ use crate::{
 use okno_storage::{
     error::StorageError,
     log::{HardState, LogStore},
+    planted::{self, Mutant},
 };
 use raft::{
     Config, RawNode, ReadOnlyOption, Ready, StateRole,
@@ -387,7 +388,10 @@ impl Driver {
             self.advance(ready, fx);
             return;
         }
-        if vote.is_some() {
+        if planted::is(Mutant::SendBeforePersist) {
+            fx.messages.append(&mut messages);
+            fx.messages.append(&mut after);
+        } else if vote.is_some() {
             messages.append(&mut after);
             after = messages;
         } else {
@@ -405,6 +409,7 @@ impl Driver {
         if let Some(vote) = vote {
             self.saved = (vote.term, vote.vote);
         }
+        let vote = vote.filter(|_| !planted::is(Mutant::ForgetVote));
         fx.persist = Some(Persist { sequence, lower, vote, entries });
     }
 
@@ -501,7 +506,9 @@ impl Driver {
         let raft = &self.node.raft;
         let role = match raft.state {
             StateRole::Leader => Role::Leader {
-                ready: self.founded && self.leading.is_some_and(|(_, first)| self.applied >= first),
+                ready: self.founded
+                    && (self.leading.is_some_and(|(_, first)| self.applied >= first)
+                        || planted::is(Mutant::ActivateEarly)),
             },
             StateRole::Follower => Role::Follower { leader: self.leader() },
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,

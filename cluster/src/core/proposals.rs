@@ -16,6 +16,7 @@ use crate::{
     api::{Lane, NotApplied, Proposal, ProposalOutcome, Unknown},
     settings::APPEND_BYTES_MAX,
 };
+use okno_storage::planted::{self, Mutant};
 use raft::eraftpb::Entry;
 use std::collections::BTreeMap;
 
@@ -121,6 +122,11 @@ impl Driver {
                     waiter.index = index;
                     if let Some(lane) = self.proposals.lanes.get_mut(&waiter.lane) {
                         lane.last_index = index;
+                    }
+                    if planted::is(Mutant::AnswerBeforeCommit) {
+                        let outcome = ProposalOutcome::Applied { index };
+                        fx.answers.push(Answer::new(waiter.lane, waiter.seq, waiter.bytes, outcome));
+                        continue;
                     }
                     fx.proposed.push(waiter);
                 }

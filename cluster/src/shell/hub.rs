@@ -92,6 +92,8 @@ pub struct Counters {
     pub dropped_messages: AtomicU64,
     pub forwards_received: AtomicU64,
     pub elections: AtomicU64,
+    /// Markers at which this node digested nothing, because a newer one came before the last was done.
+    pub markers_passed_over: AtomicU64,
 }
 
 /// Slots of open proposals and reads (rule 11).
@@ -179,13 +181,13 @@ impl Hub {
             intake_stopped: AtomicBool::new(false),
             applied_wanted: AtomicBool::new(false),
             disk_busy_since_ms: AtomicU64::new(0),
-            began: Instant::now(),
+            began: super::system::monotonic(),
         })
     }
 
     /// Monotonic, milliseconds since the start, from 1.
     pub fn now_ms(&self) -> u64 {
-        self.ms_of(Instant::now())
+        self.ms_of(super::system::monotonic())
     }
     pub fn ms_of(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.began).as_millis())

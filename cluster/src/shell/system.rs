@@ -1,7 +1,12 @@
-//! The only place of this crate where the wall clock and randomness come in. The core gets both as parameters.
+//! The only place of this crate where clocks and randomness come in. The core gets them as parameters.
 #![allow(clippy::disallowed_methods, reason = "this is where they enter")]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The monotonic clock.
+pub fn monotonic() -> Instant {
+    Instant::now()
+}
 
 /// The wall clock, milliseconds since the Unix epoch; 0 for a clock before it.
 pub fn wall_ms() -> i64 {

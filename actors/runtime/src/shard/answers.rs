@@ -12,7 +12,10 @@ use crate::{
 };
 use okno_cluster::api::{Lane, NotApplied, Proposal, ProposalOutcome, Unknown};
 use okno_domain::entity::{Refusal, RefusalClass};
-use okno_storage::commit::{EntityKey, FenceReason, Record};
+use okno_storage::{
+    commit::{EntityKey, FenceReason, Record},
+    planted::{self, Mutant},
+};
 use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
@@ -274,7 +277,7 @@ impl<H> Shard<H> {
             }
             CellOutput::Refused { refusal, decided_on, at_once, spoiled } => {
                 self.figures.refusals += 1;
-                if at_once {
+                if at_once || planted::is(Mutant::RefuseFromSpeculation) {
                     self.answer(item, Answer::Refused(refusal), fx);
                 } else {
                     resident.held.reserve_exact(1);

@@ -5,6 +5,7 @@ use crate::{
     call::Answer,
     runtime::{Feed, Own},
     shard::Input,
+    sys,
     timers::{Effect, Event, Scanner, TimerFigures, TimerReads},
 };
 use okno_cluster::api::Proposer;
@@ -36,6 +37,10 @@ impl TimerReads for Reads<'_> {
     fn stamp_ms(&self) -> Option<i64> {
         self.0.proposer.stamp().ok()
     }
+
+    fn marked_ms(&self) -> Result<Option<i64>, StorageError> {
+        sys::marked_ms(&self.0.reader.view())
+    }
 }
 
 /// What the scanner works with; survives its restarts.
@@ -45,6 +50,7 @@ pub struct ScannerTask {
     pub inboxes: Inboxes,
     pub own: Own,
     pub clock: Clock,
+    pub marker_every_ms: i64,
     pub feed: Feed<Event>,
     /// Bounded like the courier's.
     pub queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
@@ -56,7 +62,7 @@ impl ScannerTask {
     pub async fn run(self: Arc<Self>) -> Result<(), String> {
         let mut queue = self.queue.lock().await;
         let reads = Reads(&self);
-        let mut core = Scanner::new();
+        let mut core = Scanner::new(self.marker_every_ms);
         let mut fx = Vec::new();
         let mut next = Some(Event::Role(self.proposer.role().leading_term()));
         loop {
@@ -103,6 +109,9 @@ impl ScannerTask {
             Effect::Time => self.ask(SystemOp::Time, |_| Event::TimeDone),
             Effect::Purge { before_ms } => self.ask(SystemOp::PurgeRequests { before_ms }, |answer| {
                 Event::PurgeDone(matches!(answer, Answer::Done { .. }))
+            }),
+            Effect::Marker => self.ask(SystemOp::Marker, |answer| {
+                Event::MarkerDone(matches!(answer, Answer::Done { .. }))
             }),
         }
     }

@@ -131,6 +131,51 @@ fn a_backlog_is_rows_not_memory() {
 }
 
 #[test]
+fn rows_read_before_the_stream_tells_of_them_are_taken_in_once() {
+    let mut bench = Bench::new();
+    bench.lead();
+    // One more than memory holds, so that the rest is read from rows.
+    let told = PAIR_MAX as u64 + 1;
+    let mut next = delivered(&bench.send(&message(1, 2, 1)));
+    for counter in 2..=told {
+        bench.send(&message(1, 2, counter));
+    }
+    // Applied already, but the stream is behind.
+    let ahead: Vec<Message> = (told + 1..told + 4).map(|counter| message(1, 2, counter)).collect();
+    for message in &ahead {
+        bench.outbox.0.insert(message.key.clone(), message.clone());
+    }
+    for counter in 1..=PAIR_MAX as u64 {
+        assert_eq!(next, [("case/e2".into(), counter)]);
+        next = delivered(&bench.deliver(&message(1, 2, counter)));
+    }
+    assert_eq!(bench.depths.figures().1, 4, "all that wait are counted");
+    assert_eq!(delivered(&bench.on(Event::Sent(ahead.clone()))), []);
+    assert_eq!(bench.depths.figures().1, 4, "and once");
+    for counter in told..told + 4 {
+        assert_eq!(next, [("case/e2".into(), counter)]);
+        next = delivered(&bench.deliver(&message(1, 2, counter)));
+    }
+    assert_eq!(next, []);
+    assert_eq!(bench.courier.figures().pairs, 0);
+    assert_eq!(bench.depths.figures(), (0, 0), "nothing is left of the count");
+}
+
+#[test]
+fn a_full_house_waits_for_answers_not_for_time() {
+    let mut bench = Bench::new();
+    bench.lead();
+    let count = IN_FLIGHT_MAX as u64 + 1;
+    for n in 0..count {
+        bench.send(&message(10 + n, 2, n + 1));
+    }
+    assert_eq!(bench.courier.figures().in_flight, IN_FLIGHT_MAX);
+    assert_eq!(bench.courier.next_wake(bench.now), None, "no time makes room");
+    assert_eq!(delivered(&bench.on(Event::Tick)), []);
+    assert_eq!(delivered(&bench.deliver(&message(10, 2, 1))), [("case/e2".into(), count)]);
+}
+
+#[test]
 fn what_fails_too_often_is_buried() {
     let mut bench = Bench::new();
     bench.lead();

@@ -80,6 +80,16 @@ async fn quarantine_and_release() {
     );
     let released = world.system(&admin(), release()).await;
     assert!(matches!(released, SystemResult::Done { .. }), "{released:?}");
+    // Twice there is nothing to release; nor is there of a neighbour that never failed. A second attempt is refused
+    // by what the first may have left behind, as any other.
+    let never = SystemOp::Release { entity: EntityKey::parse("directory/probe-sender").expect("a good key") };
+    for (op, attempt) in [(release(), 1), (never.clone(), 1), (never, 2)] {
+        let again = world.system_attempt(&admin(), op, attempt).await;
+        assert!(
+            matches!(&again, SystemResult::Refused(refusal) if refusal.reason == "ENTITY_NOT_QUARANTINED"),
+            "{again:?}"
+        );
+    }
     assert!(matches!(world.run(&probe("-bad"), "put x 1").await, CallResult::Done { .. }));
     eventually("the answer to the parked message has come", || {
         applied::<Probe>(&world.log.reader, "probe-sender").parts.contains_key("answered").then_some(())

@@ -3,7 +3,8 @@
 use okno_runtime::{
     Answer, Cause,
     timers::{
-        Effect, Event, IN_FLIGHT_MAX, PURGE_EVERY_MS, REQUEST_ROWS_MS, Scanner, TIME_EVERY_MS, TimerReads,
+        Effect, Event, IN_FLIGHT_MAX, MARKER_EVERY_MS, PURGE_EVERY_MS, REQUEST_ROWS_MS, Scanner,
+        TIME_EVERY_MS, TimerReads,
     },
 };
 use okno_storage::{
@@ -18,6 +19,7 @@ struct Rows {
     rows: BTreeSet<TimerKey>,
     replicated: i64,
     clock: i64,
+    marked: i64,
 }
 
 impl TimerReads for Rows {
@@ -36,6 +38,9 @@ impl TimerReads for Rows {
     }
     fn stamp_ms(&self) -> Option<i64> {
         Some(self.clock)
+    }
+    fn marked_ms(&self) -> Result<Option<i64>, StorageError> {
+        Ok(Some(self.marked))
     }
 }
 
@@ -56,7 +61,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut bench = Self { scanner: Scanner::new(), rows: Rows::default(), now: 0 };
+        let mut bench = Self { scanner: Scanner::new(MARKER_EVERY_MS), rows: Rows::default(), now: 0 };
         assert_eq!(bench.on(Event::Role(Some(1))), []);
         bench
     }
@@ -162,11 +167,35 @@ fn an_idle_cluster_ages_and_forgets() {
     assert_eq!(bench.on(Event::TimeDone), []);
 
     bench.rows.clock = REQUEST_ROWS_MS + 5_000;
+    bench.rows.marked = bench.rows.clock;
     bench.rows.replicated = bench.rows.clock;
     assert_eq!(bench.on(Event::Tick), [Effect::Purge { before_ms: 5_000 }]);
     assert_eq!(bench.on(Event::PurgeDone(true)), []);
     assert_eq!(bench.on(Event::Tick), []);
     assert_eq!(bench.pass(PURGE_EVERY_MS), [Effect::Purge { before_ms: 5_000 + PURGE_EVERY_MS }]);
+}
+
+#[test]
+fn markers_are_placed_by_what_stands_in_the_rows() {
+    let mut bench = Bench::new();
+    bench.rows.marked = 1_000;
+    assert_eq!(bench.pass(MARKER_EVERY_MS), [], "the last one is a second younger");
+    assert_eq!(bench.pass(1_000), [Effect::Marker]);
+    assert_eq!(bench.on(Event::Tick), [], "asked for already");
+    assert_eq!(bench.on(Event::MarkerDone(false)), [], "not at once again");
+    assert_eq!(bench.pass(60_000), [Effect::Marker], "but some time later");
+    bench.rows.marked = bench.rows.replicated;
+    assert_eq!(bench.on(Event::MarkerDone(true)), []);
+    assert_eq!(bench.scanner.figures(&bench.rows).markers, 1);
+
+    // Another leader goes on with the same schedule.
+    bench.pass(MARKER_EVERY_MS / 2);
+    assert_eq!(bench.on(Event::Role(None)), []);
+    assert_eq!(bench.on(Event::Role(Some(2))), []);
+    // One placed by hand counts.
+    bench.rows.marked = bench.rows.replicated;
+    assert_eq!(bench.pass(MARKER_EVERY_MS / 2), []);
+    assert_eq!(bench.pass(MARKER_EVERY_MS / 2), [Effect::Marker]);
 }
 
 proptest! {

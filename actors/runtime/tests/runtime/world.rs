@@ -168,11 +168,15 @@ impl World {
     }
 
     pub async fn system(&self, principal: &Principal, op: SystemOp) -> SystemResult {
+        self.system_attempt(principal, op, 1).await
+    }
+
+    pub async fn system_attempt(&self, principal: &Principal, op: SystemOp, attempt: u32) -> SystemResult {
         let call = SystemCall {
             principal: principal.clone(),
             workstation: String::new(),
             request_id: self.request(),
-            attempt: 1,
+            attempt,
             hash: [1; 32],
             op,
             deadline: Instant::now() + Duration::from_secs(20),
