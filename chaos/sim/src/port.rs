@@ -13,7 +13,9 @@ pub type NodeId = u64;
 
 /// What a client does.
 pub enum Action {
-    /// Sends one attempt of a command to a node. The simulated network may lose, delay or double it on either way.
+    /// Sends one attempt of a command to a node. The simulated network may lose or delay it on either way, for as
+    /// long as it likes, but never doubles it: a connection carries a request once, and only the client's own
+    /// retry, with a higher attempt number, comes a second time (rule 2).
     Command {
         attempt: AttemptId,
         node: NodeId,
@@ -46,7 +48,8 @@ pub struct CommandRequest {
 
 /// Carried out on the node's view once its applied index has passed the read index.
 pub trait Query: Send {
-    fn run(&self, view: &StateView) -> Observed;
+    /// An error is the store's: what it means for the node is the world's affair.
+    fn run(&self, view: &StateView) -> Result<Observed, okno_storage::error::StorageError>;
 }
 
 /// What a read saw, in the checkers' words.
@@ -59,9 +62,11 @@ pub enum Event {
     Awake,
     /// An attempt's answer came back, perhaps long after the client gave it up.
     Answer { attempt: AttemptId, result: CallResult, leader_hint: Option<NodeId> },
+    /// Of a read; one that failed changed nothing.
     Seen { attempt: AttemptId, result: Result<Observed, ReadFailed> },
-    /// The connection broke: the node died or cut the stream; the attempt's outcome is not known.
-    Broken { attempt: AttemptId },
+    /// The connection broke, the node died or cut the stream: the attempt's outcome is not known if it was `sent`;
+    /// if not, nobody listened there and it never left.
+    Broken { attempt: AttemptId, sent: bool },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,259 @@
+//! Between the domain's words and the checkers': what is asked becomes a command, what is answered and what a store
+//! holds becomes what was seen. Nothing is worked out here, so that nothing can be hidden here.
+
+use crate::port::{Observed, Query};
+use okno_checks::history::{
+    Call, CaseSeen, Day, Entity as Subject, Final, Link, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Stage,
+    Step, TicketName, TicketSeen,
+};
+use okno_domain::{
+    case::{self, Case, LinkAnswer, State},
+    entity::{EntityRef, Kind},
+    queue::{self, Queue, TicketRef, TicketState, VisitOutcome},
+    registry::{AnyCommand, AnyReply},
+    rows::{self, Table},
+};
+use okno_runtime::{call::CallResult, load::load_state};
+use okno_storage::{commit::EntityKey, error::StorageError, state::StateView};
+use std::collections::BTreeMap;
+
+use super::fixtures;
+
+/// Cases one store lists in the end; a run opens far fewer.
+const CASES_MAX: usize = 10_000;
+
+pub fn target(entity: &Subject) -> EntityRef {
+    match entity {
+        Subject::Case(id) => EntityRef { kind: Kind::Case, id: id.clone() },
+        Subject::Queue(office) => EntityRef { kind: Kind::Queue, id: office.clone() },
+    }
+}
+
+/// The command of a call. Reads have none.
+pub fn command(call: &Call) -> Option<AnyCommand> {
+    Some(match call {
+        Call::OpenCase { office, service, ticket } => AnyCommand::Case(case::Command::Open {
+            office: office.clone(),
+            service: service.clone(),
+            applicants: vec![fixtures::applicant()],
+            ticket: ticket.as_ref().map(ticket_ref),
+            note: String::new(),
+        }),
+        Call::AddDocument { reference, sheets } => document(reference, *sheets),
+        Call::RemoveDocument { document } => {
+            AnyCommand::Case(case::Command::RemoveDocument { document: *document })
+        }
+        Call::Advance(step) => AnyCommand::Case(case::Command::Advance { step: domain_step(step) }),
+        Call::TakeTicket { purpose, service, category } => AnyCommand::Queue(queue::Command::TakeTicket {
+            purpose: match purpose {
+                Purpose::Apply => queue::Purpose::Apply,
+                Purpose::AskStatus => queue::Purpose::AskStatus,
+                Purpose::CollectResult => queue::Purpose::CollectResult,
+                Purpose::Other => queue::Purpose::Other,
+            },
+            service: service.clone(),
+            category: category.clone(),
+        }),
+        Call::CallNext { window } => AnyCommand::Queue(queue::Command::CallNext { window: window.clone() }),
+        Call::Begin { ticket, window } => {
+            AnyCommand::Queue(queue::Command::Begin { ticket: ticket_ref(ticket), window: window.clone() })
+        }
+        Call::Finish { ticket, window, served } => AnyCommand::Queue(queue::Command::Finish {
+            ticket: ticket_ref(ticket),
+            window: window.clone(),
+            outcome: if *served { VisitOutcome::Served } else { VisitOutcome::NoShow },
+        }),
+        // Neither may ever come to be: a document that shows up names the call.
+        Call::ReuseRequest => document("under a used id", 1),
+        Call::MalformedRequest => document("under a malformed id", 1),
+        Call::ReadCase | Call::ReadQueue => return None,
+    })
+}
+
+fn document(reference: &str, sheets: u32) -> AnyCommand {
+    AnyCommand::Case(case::Command::AddDocument {
+        kind: "passport".into(),
+        form: case::DocumentForm::Original,
+        sheets,
+        reference: reference.to_owned(),
+        note: String::new(),
+    })
+}
+
+fn domain_step(step: &Step) -> case::Step {
+    use case::Step as To;
+    match step {
+        Step::Accept => To::Accept,
+        Step::RequestInteragency => {
+            To::RequestInteragency { authority: "bureau".into(), subject: "справка".into() }
+        }
+        Step::InteragencyAnswered { request } => {
+            To::InteragencyAnswered { request: *request, answer: "да".into() }
+        }
+        Step::SendToAuthority => To::SendToAuthority { register_number: "1".into() },
+        Step::Suspend { reason } => To::Suspend { reason: reason.clone(), term: None },
+        Step::Resume => To::Resume { note: String::new() },
+        Step::ReceiveResult => To::ReceiveResult { reference: "№ 1".into(), note: String::new() },
+        Step::ReceiveRefusal => To::ReceiveRefusal { reason: "нет".into(), reference: "№ 2".into() },
+        Step::MakeReady => To::MakeReady { note: String::new() },
+        Step::Issue => To::Issue { received_by: "заявитель".into(), paper_copy: false },
+        Step::Withdraw => To::Withdraw { reason: String::new() },
+        Step::MarkUnclaimed => To::MarkUnclaimed,
+        Step::Archive => To::Archive,
+    }
+}
+
+/// How a call ended, in the checkers' words.
+pub fn outcome(result: CallResult) -> Outcome {
+    match result {
+        CallResult::Done { reply: any, index } => match reply(any) {
+            Some(reply) => Outcome::Done { reply, index },
+            // An answer to something else than was asked is as good as none, and shows in the counts.
+            None => Outcome::Unknown("REPLY_OF_ANOTHER_KIND".into()),
+        },
+        CallResult::Refused(refusal) => Outcome::Refused(refusal.reason),
+        CallResult::NotApplied { reason, .. } => Outcome::NotApplied(reason),
+        CallResult::Unknown { reason } => Outcome::Unknown(reason),
+    }
+}
+
+fn reply(any: AnyReply) -> Option<Reply> {
+    Some(match any {
+        AnyReply::Case(reply) => match reply {
+            case::Reply::Opened { .. } => Reply::Opened,
+            case::Reply::DocumentAdded { document } => Reply::DocumentAdded { document },
+            case::Reply::DocumentRemoved => Reply::DocumentRemoved,
+            case::Reply::Advanced(advanced) => Reply::Advanced {
+                step: advanced.step,
+                stage: stage(advanced.state)?,
+                request: advanced.request,
+            },
+            case::Reply::None => return None,
+        },
+        AnyReply::Queue(reply) => match reply {
+            queue::Reply::Taken { ticket, ahead } => Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead },
+            queue::Reply::Ticket(ticket) => Reply::Ticket(ticket_seen(&ticket)),
+            queue::Reply::None => return None,
+        },
+        AnyReply::Catalogue(_) | AnyReply::Directory(_) => return None,
+    })
+}
+
+const fn stage(state: State) -> Option<Stage> {
+    Some(match state {
+        State::Unopened => return None,
+        State::Draft => Stage::Draft,
+        State::Accepted => Stage::Accepted,
+        State::Interagency => Stage::Interagency,
+        State::AtAuthority => Stage::AtAuthority,
+        State::Suspended => Stage::Suspended,
+        State::ResultReceived => Stage::ResultReceived,
+        State::Refused => Stage::Refused,
+        State::ReadyForIssue => Stage::ReadyForIssue,
+        State::Issued => Stage::Issued,
+        State::Withdrawn => Stage::Withdrawn,
+        State::Unclaimed => Stage::Unclaimed,
+        State::Archived => Stage::Archived,
+    })
+}
+
+fn ticket_ref(name: &TicketName) -> TicketRef {
+    let TicketName { day, number } = name;
+    let part = |value: u32| i8::try_from(value).unwrap_or(0);
+    let date = jiff::civil::Date::new(i16::try_from(day / 10_000).unwrap_or(0), part(day / 100 % 100), part(day % 100));
+    // Names come from answers; one that is no date names no ticket either.
+    TicketRef { day: date.unwrap_or(jiff::civil::Date::MIN), number: number.clone() }
+}
+
+pub fn day(date: jiff::civil::Date) -> Day {
+    let part = |value: i16| u32::try_from(value).unwrap_or(0);
+    part(date.year()) * 10_000 + part(date.month().into()) * 100 + part(date.day().into())
+}
+
+fn ticket_name(ticket: &TicketRef) -> TicketName {
+    TicketName { day: day(ticket.day), number: ticket.number.clone() }
+}
+
+fn ticket_seen(ticket: &queue::Ticket) -> TicketSeen {
+    TicketSeen {
+        name: ticket_name(&ticket.ticket),
+        priority: ticket.priority,
+        phase: match &ticket.state {
+            TicketState::Waiting => Phase::Waiting,
+            TicketState::Called { window, .. } => Phase::Called(window.clone()),
+            TicketState::InService { window, .. } => Phase::InService(window.clone()),
+            TicketState::Finished { window, .. } => Phase::Finished(window.clone()),
+        },
+        cases: ticket.cases.clone(),
+    }
+}
+
+fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
+    let head = case.head();
+    Some(CaseSeen {
+        stage: stage(case.state())?,
+        documents: case.documents().map(|document| (document.number, document.reference.clone())).collect(),
+        documents_last: head.documents_last,
+        steps_last: head.steps_last,
+        requests_last: head.requests_last,
+        requests_open: head.requests_open,
+        link: head.ticket.as_ref().map(|link| {
+            let said = match &link.answer {
+                LinkAnswer::Pending => Link::Pending,
+                LinkAnswer::Linked => Link::Linked,
+                LinkAnswer::Refused(reason) => Link::Refused(reason.clone()),
+            };
+            (ticket_name(&link.ticket), said)
+        }),
+        index,
+    })
+}
+
+fn queue_seen(queue: &Queue, index: u64) -> Option<QueueSeen> {
+    Some(QueueSeen { day: day(queue.day()?), tickets: queue.tickets().map(ticket_seen).collect(), index })
+}
+
+fn see(view: &StateView, entity: &Subject) -> Result<Seen, StorageError> {
+    let this = target(entity);
+    Ok(match entity {
+        Subject::Case(_) => load_state::<Case>(view, &this)?
+            .and_then(|loaded| case_seen(&loaded.state, loaded.head_index))
+            .map_or(Seen::Absent, Seen::Case),
+        Subject::Queue(_) => load_state::<Queue>(view, &this)?
+            .and_then(|loaded| queue_seen(&loaded.state, loaded.head_index))
+            .map_or(Seen::Absent, Seen::Queue),
+    })
+}
+
+/// A read of one entity.
+#[derive(Debug, Clone)]
+pub struct ReadEntity(pub Subject);
+
+impl Query for ReadEntity {
+    fn run(&self, view: &StateView) -> Result<Observed, StorageError> {
+        see(view, &self.0)
+    }
+}
+
+/// Everything a node's store holds that clients could have made, whether anybody asked for it or not.
+pub fn final_of(node: u64, view: &StateView) -> Result<Final, StorageError> {
+    let mut found = Final { node, cases: BTreeMap::new(), queues: BTreeMap::new() };
+    for office in fixtures::OFFICES {
+        let from = rows::case_by_office_prefix(office);
+        let mut to = from.clone();
+        // The prefix ends with the zero behind the office's code.
+        to.pop();
+        to.push(1);
+        let rows = view.rows(Table::CaseByOffice.number(), &from, &to, None, CASES_MAX)?;
+        for (_, key) in rows {
+            let id = EntityKey::id(&key).to_owned();
+            if let Seen::Case(case) = see(view, &Subject::Case(id.clone()))? {
+                found.cases.insert(id, case);
+            }
+        }
+        if let Seen::Queue(queue) = see(view, &Subject::Queue(office.to_owned()))? {
+            found.queues.insert(office.to_owned(), queue);
+        }
+    }
+    Ok(found)
+}
