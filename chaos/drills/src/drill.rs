@@ -29,6 +29,8 @@ pub enum Need {
     Root,
     /// `ip netns` and `iptables`.
     NetworkNamespaces,
+    /// `tc` with its token bucket filter.
+    TrafficControl,
     /// `losetup`, `mkfs.ext4`, mounts.
     LoopDevices,
     Strace,
@@ -56,6 +58,7 @@ impl Need {
         match self {
             Self::Root => (!is_root()).then(|| "it must be run as root".to_owned()),
             Self::NetworkNamespaces => tools(&["ip", "iptables"]),
+            Self::TrafficControl => tools(&["tc"]),
             Self::LoopDevices => {
                 tools(&["losetup", "mkfs.ext4", "mount", "umount", "e2fsck"]).or_else(|| {
                     (!Path::new("/dev/loop-control").exists()).then(|| "no loop devices here".to_owned())

@@ -2,10 +2,24 @@
 
 use crate::drill::Drill;
 
+pub mod network;
+pub mod network_lines;
 pub mod process;
 
 /// Every drill, in the order in which `all` runs them.
-pub const ALL: &[Drill] = &[process::LEADER_LOST];
+pub const ALL: &[Drill] = &[
+    process::LEADER_LOST,
+    network::LEADER_ISOLATED,
+    network::FOLLOWER_ISOLATED,
+    network::ONE_WAY_CUT,
+    network::PARTIAL_CUT,
+    network::SWIZZLE,
+    network_lines::LOSSY,
+    network_lines::SLOW_LINKS,
+    network_lines::NARROW_LINKS,
+    network_lines::RESETS,
+    network_lines::HALF_OPEN,
+];
 
 /// A drill by its name.
 pub fn find(name: &str) -> Option<&'static Drill> {

@@ -19,6 +19,8 @@ pub struct Plan {
     pub hosts: BTreeMap<u64, IpAddr>,
     /// Data directories elsewhere, e.g. on a mounted device: absent or empty folders.
     pub data: BTreeMap<u64, PathBuf>,
+    /// Where the other nodes call a node, when not where it listens: a proxy's address.
+    pub through: BTreeMap<u64, SocketAddr>,
     pub launch: BTreeMap<u64, Launch>,
     /// Section, key, value: settings of every node.
     pub settings: Vec<(&'static str, &'static str, toml::Value)>,
@@ -58,6 +60,7 @@ impl Plan {
             env: BTreeMap::new(),
             hosts: BTreeMap::new(),
             data: BTreeMap::new(),
+            through: BTreeMap::new(),
             launch: BTreeMap::new(),
             settings: Vec::new(),
         }
@@ -72,6 +75,12 @@ impl Plan {
     #[must_use]
     pub fn data(mut self, node: u64, directory: impl Into<PathBuf>) -> Self {
         self.data.insert(node, directory.into());
+        self
+    }
+
+    #[must_use]
+    pub fn through(mut self, node: u64, proxy: SocketAddr) -> Self {
+        self.through.insert(node, proxy);
         self
     }
 
@@ -99,7 +108,7 @@ impl Plan {
 
 /// Moves prepared nodes to the plan's addresses and folders: certificates, settings and data anew. Nothing runs yet.
 pub(crate) fn rehome(file: &mut DevFile, plan: &Plan) {
-    if plan.hosts.is_empty() && plan.data.is_empty() {
+    if plan.hosts.is_empty() && plan.data.is_empty() && plan.through.is_empty() {
         return;
     }
     let moved = |address: &mut SocketAddr, host: Option<&IpAddr>| {
@@ -120,8 +129,10 @@ pub(crate) fn rehome(file: &mut DevFile, plan: &Plan) {
         .iter()
         .map(|entry| (entry.id.to_string(), toml::Value::from(entry.clients.to_string())))
         .collect();
-    let members: Vec<String> =
-        file.nodes.iter().map(|entry| format!("{}={}", entry.id, entry.peers)).collect();
+    let member = |entry: &NodeEntry| {
+        format!("{}={}", entry.id, plan.through.get(&entry.id).copied().unwrap_or(entry.peers))
+    };
+    let members: Vec<String> = file.nodes.iter().map(member).collect();
     for entry in &mut file.nodes {
         if let Some(host) = plan.hosts.get(&entry.id) {
             let uri = format!("okno://{}/peer/{}", file.cluster, entry.id);

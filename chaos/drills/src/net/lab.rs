@@ -73,23 +73,23 @@ impl Lab {
     pub fn prefix(node: u64) -> Vec<String> {
         ["ip", "netns", "exec", &namespace(node)].map(str::to_owned).to_vec()
     }
+}
 
-    /// Holds a node's outgoing traffic to a rate, with a queue of at most `queue_ms`.
-    pub fn throttle(&self, node: u64, kilobits_per_second: u32, queue_ms: u32) {
-        let line = format!(
-            "-n {} qdisc replace dev eth0 root tbf rate {kilobits_per_second}kbit burst 32kb latency {queue_ms}ms",
-            namespace(node)
-        );
-        tools::run("tc", line.split_whitespace());
-    }
+/// Holds a node's outgoing traffic to a rate, with a queue of at most `queue_ms`.
+pub fn throttle(node: u64, kilobits_per_second: u32, queue_ms: u32) {
+    let line = format!(
+        "-n {} qdisc replace dev eth0 root tbf rate {kilobits_per_second}kbit burst 32kb latency {queue_ms}ms",
+        namespace(node)
+    );
+    tools::run("tc", line.split_whitespace());
+}
 
-    /// Ends it; returns how many packets had to wait for their turn.
-    pub fn unthrottle(&self, node: u64) -> u64 {
-        let name = namespace(node);
-        let shown = tools::run("tc", ["-s", "-n", &name, "qdisc", "show", "dev", "eth0"]);
-        tools::run("tc", ["-n", &name, "qdisc", "del", "dev", "eth0", "root"]);
-        overlimits(&shown)
-    }
+/// Ends it; returns how many packets had to wait for their turn.
+pub fn unthrottle(node: u64) -> u64 {
+    let name = namespace(node);
+    let shown = tools::run("tc", ["-s", "-n", &name, "qdisc", "show", "dev", "eth0"]);
+    tools::run("tc", ["-n", &name, "qdisc", "del", "dev", "eth0", "root"]);
+    overlimits(&shown)
 }
 
 /// The count of `overlimits` in what `tc -s qdisc` prints.

@@ -8,13 +8,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -27,8 +27,6 @@ pub struct Line {
     delay_ms: AtomicU64,
     jitter_ms: AtomicU64,
     bytes_per_second: AtomicU64,
-    /// Nothing gets through, connections stay open.
-    stalled: AtomicBool,
     /// Chunks that were held back.
     pub held: AtomicU64,
     pub bytes: AtomicU64,
@@ -42,33 +40,37 @@ impl Line {
         self.jitter_ms.store(ms(jitter), Ordering::Relaxed);
         self.bytes_per_second.store(bytes_per_second, Ordering::Relaxed);
     }
-
-    pub fn stall(&self, stalled: bool) {
-        self.stalled.store(stalled, Ordering::Relaxed);
-    }
 }
 
 /// Takes connections at an address of its own and passes them on.
 pub struct Proxy {
     pub address: SocketAddr,
     pub line: Arc<Line>,
-    accepting: tokio::task::JoinHandle<()>,
+    seed: u64,
+    /// Until it is known where to.
+    listener: Option<TcpListener>,
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// Where the listener is that stands before `to`; the seed draws the jitter.
-    pub async fn start(to: SocketAddr, seed: u64) -> Self {
+    /// Has an address; connections wait until [`Proxy::forward`] says where to. The seed draws the jitter.
+    pub async fn bind(seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on the loopback address");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let line = Arc::new(Line::default());
-        let accepting = tokio::spawn(accept(listener, to, Arc::clone(&line), seed));
-        Self { address, line, accepting }
+        Self { address, line: Arc::default(), seed, listener: Some(listener), accepting: None }
+    }
+
+    pub fn forward(&mut self, to: SocketAddr) {
+        let listener = self.listener.take().expect("a proxy is told once where to");
+        self.accepting = Some(tokio::spawn(accept(listener, to, Arc::clone(&self.line), self.seed)));
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.accepting.abort();
+        if let Some(accepting) = &self.accepting {
+            accepting.abort();
+        }
     }
 }
 
@@ -132,9 +134,6 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: &Line, see
     let writing = async move {
         while let Some((due, chunk)) = queued.recv().await {
             tokio::time::sleep_until(due).await;
-            while line.stalled.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
             if to.write_all(&chunk).await.is_err() {
                 return;
             }
@@ -152,7 +151,8 @@ mod tests {
     #[tokio::test]
     async fn passes_everything_on_in_order_and_counts_what_it_held_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let proxy = Proxy::start(listener.local_addr().expect("an address"), 7).await;
+        let mut proxy = Proxy::bind(7).await;
+        proxy.forward(listener.local_addr().expect("an address"));
         proxy.line.set(Duration::from_millis(20), Duration::from_millis(10), 1 << 20);
         let sent: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
         let copy = sent.clone();
