@@ -14,15 +14,16 @@ use crate::{
 use ahash::RandomState;
 use lru::LruCache;
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet, HashSet},
-    num::NonZeroUsize,
+    hash::Hash,
     ops::ControlFlow,
 };
 
 /// Entity heads kept: every entity that moves in a few minutes of full load; some 20 MiB.
-const HEADS_MAX: NonZeroUsize = NonZeroUsize::new(131_072).expect("not zero");
+const HEADS_MAX: usize = 131_072;
 /// Outbox and timer rows known to be there: the ones set recently are the ones consumed, fired or cleared next.
-const PRESENT_MAX: NonZeroUsize = NonZeroUsize::new(32_768).expect("not zero");
+const PRESENT_MAX: usize = 32_768;
 /// Quarantined entities kept; each needs an operator, so beyond this something else is wrong and reads will do.
 const QUARANTINES_MAX: usize = 65_536;
 /// How far back request ids are kept complete, in replicated time: retries come within minutes.
@@ -158,12 +159,49 @@ impl Quarantines {
     }
 }
 
+/// The most recently used, at most `max`. It grows as it fills: [`LruCache::new`] would take all of its memory at once,
+/// which a simulator that opens stores by the thousand notices.
+pub(crate) struct Bounded<K: Hash + Eq, V> {
+    cache: LruCache<K, V>,
+    max: usize,
+}
+
+impl<K: Hash + Eq, V> Bounded<K, V> {
+    pub fn new(max: usize) -> Self {
+        Self { cache: LruCache::unbounded(), max }
+    }
+    pub fn put(&mut self, key: K, value: V) {
+        self.cache.put(key, value);
+        if self.cache.len() > self.max {
+            self.cache.pop_lru();
+        }
+    }
+    pub fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.cache.get(key)
+    }
+    pub fn contains<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.cache.contains(key)
+    }
+    pub fn pop<Q: Hash + Eq + ?Sized>(&mut self, key: &Q)
+    where
+        K: Borrow<Q>,
+    {
+        self.cache.pop(key);
+    }
+}
+
 /// Keys of rows known to be there.
-pub(crate) struct Present(LruCache<Vec<u8>, ()>);
+pub(crate) struct Present(Bounded<Vec<u8>, ()>);
 
 impl Present {
     pub fn new() -> Self {
-        Self(LruCache::new(PRESENT_MAX))
+        Self(Bounded::new(PRESENT_MAX))
     }
     pub fn set(&mut self, key: Vec<u8>, present: bool) {
         if present {
@@ -179,7 +217,7 @@ impl Present {
 
 /// Caches that only the apply thread touches.
 pub(crate) struct ApplyCaches {
-    pub heads: LruCache<EntityKey, Head>,
+    pub heads: Bounded<EntityKey, Head>,
     pub outbox: Present,
     pub timers: Present,
     pub quarantines: Quarantines,
@@ -188,7 +226,7 @@ pub(crate) struct ApplyCaches {
 impl ApplyCaches {
     pub fn load(read: &dyn Read) -> Result<Self, StorageError> {
         Ok(Self {
-            heads: LruCache::new(HEADS_MAX),
+            heads: Bounded::new(HEADS_MAX),
             outbox: Present::new(),
             timers: Present::new(),
             quarantines: Quarantines::load(read)?,
@@ -229,6 +267,18 @@ mod tests {
         filter.expire(now as i64 + REQUEST_WINDOW_MS + 2 * REQUEST_BUCKET_MS);
         assert_eq!(filter.count, 0);
         assert!(filter.may_hold(&key(now - 1000, 3)), "left the window: read");
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut cache = Bounded::new(2);
+        cache.put(1, 'a');
+        cache.put(2, 'b');
+        assert_eq!(cache.get(&1), Some(&'a'));
+        cache.put(3, 'c');
+        assert_eq!([1, 2, 3].map(|key| cache.contains(&key)), [true, false, true]);
+        cache.pop(&1);
+        assert!(!cache.contains(&1));
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! [`MemoryEngine`] models one write-ahead log: a crash keeps everything synced and any prefix of the batches
 //! written after that, log and apply alike. [`MemoryIdentity`] models a file of two slots of which the one being
 //! written tears. Both are handles on a "disk" that outlives the process that is simulated.
+//!
+//! The simulator writes a great many batches and crashes now and then, so that a batch leaves behind what it takes to
+//! undo it, instead of being applied to a second store when it is synced.
 
 use crate::{
     engine::{Batch, BatchOp, Cf, Engine, Read, Sync, Visit},
@@ -18,31 +21,57 @@ use std::{
     sync::Arc,
 };
 
-/// Batches written without sync that are kept apart at most. Beyond it the oldest count as written back, as an
-/// operating system does; without a bound a run that never syncs would hold every batch twice for ever.
+/// Batches written without sync that can be undone at most. Beyond it the oldest count as written back, as an
+/// operating system does; without a bound a run that never syncs would keep every value for ever.
 pub const UNSYNCED_BATCHES_MAX: usize = 16_384;
 
 const FAMILIES: usize = Cf::ALL.len();
 
-/// Versions of one key, oldest first; `None` is a deletion.
-type Versions = Vec<(u64, Option<Bytes>)>;
-
-enum Op {
-    Put(Cf, Bytes, Bytes),
-    Delete(Cf, Bytes),
-    DeleteRange(Cf, Bytes, Bytes),
+/// Versions of one key, each with the write that made it; `None` is a deletion.
+#[derive(Clone)]
+struct Versions {
+    newest: (u64, Option<Bytes>),
+    /// What views still see, oldest first.
+    older: Vec<(u64, Option<Bytes>)>,
 }
 
-/// Invariants: `live` at its newest versions equals `durable` with `unsynced` applied in order; versions that no
-/// view can see are dropped at the next write.
+impl Versions {
+    fn new(sequence: u64, value: Option<Bytes>) -> Self {
+        Self { newest: (sequence, value), older: Vec::new() }
+    }
+
+    /// The version seen at `sequence`.
+    fn at(&self, sequence: u64) -> Option<&Bytes> {
+        if self.newest.0 <= sequence {
+            return self.newest.1.as_ref();
+        }
+        self.older.iter().rev().find(|(seq, _)| *seq <= sequence).and_then(|(_, value)| value.as_ref())
+    }
+
+    /// Drops versions that nobody at or above `floor` sees.
+    fn prune(&mut self, floor: u64) {
+        if self.newest.0 <= floor {
+            self.older = Vec::new();
+        } else if let Some(visible) = self.older.iter().rposition(|(seq, _)| *seq <= floor) {
+            self.older.drain(..visible);
+        }
+    }
+}
+
+type Family = BTreeMap<Bytes, Versions>;
+
+/// What a key held before a write of a batch.
+type Undo = (Cf, Bytes, Option<Bytes>);
+
+/// Invariants: undoing `unsynced` from its end leads through the stores after each of those batches back to the one
+/// that was synced; versions that no view can see are dropped at the next write.
 #[derive(Default)]
 struct Inner {
     sequence: u64,
-    live: [BTreeMap<Bytes, Versions>; FAMILIES],
+    live: [Family; FAMILIES],
     /// Keys that kept a version for a view, and the write that superseded it.
     superseded: VecDeque<(u64, Cf, Bytes)>,
-    durable: [BTreeMap<Bytes, Bytes>; FAMILIES],
-    unsynced: VecDeque<Arc<Vec<Op>>>,
+    unsynced: VecDeque<Vec<Undo>>,
     writes: u64,
     syncs: u64,
 }
@@ -72,29 +101,32 @@ impl MemoryEngine {
     /// as it is, so that several crashes can be tried from one state.
     pub fn crash(&self, keep: usize) -> Self {
         let inner = self.0.inner.read();
-        let mut durable = inner.durable.clone();
-        for batch in inner.unsynced.iter().take(keep) {
-            apply_plain(&mut durable, batch);
+        let mut live = inner.live.clone();
+        for (_, cf, key) in &inner.superseded {
+            let family = &mut live[*cf as usize];
+            if let Some(versions) = family.get_mut(key) {
+                versions.prune(u64::MAX);
+                if versions.newest.1.is_none() {
+                    family.remove(key);
+                }
+            }
         }
-        let live = std::array::from_fn(|cf| {
-            durable[cf].iter().map(|(key, value)| (key.clone(), vec![(0, Some(value.clone()))])).collect()
-        });
-        Self(Arc::new(Shared {
-            inner: RwLock::new(Inner { live, durable, ..Inner::default() }),
-            ..Shared::default()
-        }))
+        for (cf, key, value) in inner.unsynced.iter().skip(keep).rev().flat_map(|batch| batch.iter().rev()) {
+            let family = &mut live[*cf as usize];
+            match value {
+                Some(value) => family.insert(key.clone(), Versions::new(0, Some(value.clone()))),
+                None => family.remove(key),
+            };
+        }
+        let inner = Inner { sequence: inner.sequence, live, ..Inner::default() };
+        Self(Arc::new(Shared { inner: RwLock::new(inner), ..Shared::default() }))
     }
 
     /// Keys in a family, for tests and figures.
     pub fn len(&self, cf: Cf) -> usize {
         let inner = self.0.inner.read();
-        inner.live[cf as usize].values().filter(|v| at(v, u64::MAX).is_some()).count()
+        inner.live[cf as usize].values().filter(|v| v.at(u64::MAX).is_some()).count()
     }
-}
-
-/// The version of a key seen at `sequence`.
-fn at(versions: &Versions, sequence: u64) -> Option<&Bytes> {
-    versions.iter().rev().find(|(seq, _)| *seq <= sequence).and_then(|(_, value)| value.as_ref())
 }
 
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
@@ -104,65 +136,44 @@ fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> Option<Bounds<'a>> {
     (from < to).then_some((Bound::Included(from), Bound::Excluded(to)))
 }
 
-fn apply_plain(maps: &mut [BTreeMap<Bytes, Bytes>; FAMILIES], batch: &[Op]) {
-    for op in batch {
-        match op {
-            Op::Put(cf, key, value) => {
-                maps[*cf as usize].insert(key.clone(), value.clone());
+impl Inner {
+    /// Sets or deletes a key; returns what it held. `floor`: what the oldest view sees, this write without one.
+    fn set(&mut self, cf: Cf, key: Bytes, value: Option<Bytes>, floor: u64) -> Option<Bytes> {
+        let family = &mut self.live[cf as usize];
+        if floor >= self.sequence {
+            let before = match value {
+                Some(value) => family.insert(key, Versions::new(self.sequence, Some(value))),
+                None => family.remove(&key),
+            };
+            return before.and_then(|versions| versions.newest.1);
+        }
+        let Some(versions) = family.get_mut(&key) else {
+            if value.is_some() {
+                family.insert(key, Versions::new(self.sequence, value));
             }
-            Op::Delete(cf, key) => {
-                maps[*cf as usize].remove(key);
-            }
-            Op::DeleteRange(cf, from, to) => {
-                let map = &mut maps[*cf as usize];
-                let Some(range) = bounds(from, to) else { continue };
-                let keys: Vec<Bytes> = map.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
-                for key in keys {
-                    map.remove(&key);
+            return None;
+        };
+        let before = std::mem::replace(&mut versions.newest, (self.sequence, value));
+        let held = before.1.clone();
+        versions.older.push(before);
+        versions.prune(floor);
+        self.superseded.push_back((self.sequence, cf, key));
+        held
+    }
+
+    /// Drops what was kept for views that are gone.
+    fn collect(&mut self, floor: u64) {
+        while self.superseded.front().is_some_and(|(seq, ..)| *seq <= floor) {
+            let Some((_, cf, key)) = self.superseded.pop_front() else { break };
+            let family = &mut self.live[cf as usize];
+            if let Some(versions) = family.get_mut(&key) {
+                versions.prune(floor);
+                if versions.older.is_empty() && versions.newest.1.is_none() {
+                    family.remove(&key);
                 }
             }
         }
     }
-}
-
-impl Inner {
-    fn set(&mut self, cf: Cf, key: Bytes, value: Option<Bytes>, floor: u64) {
-        let map = &mut self.live[cf as usize];
-        let versions = map.entry(key.clone()).or_default();
-        versions.push((self.sequence, value));
-        if !prune(versions, floor) {
-            self.superseded.push_back((self.sequence, cf, key));
-        } else if matches!(versions[..], [(_, None)]) {
-            map.remove(&key);
-        }
-    }
-
-    fn collect(&mut self, floor: u64) {
-        while self.superseded.front().is_some_and(|(seq, ..)| *seq <= floor) {
-            let Some((_, cf, key)) = self.superseded.pop_front() else { break };
-            let map = &mut self.live[cf as usize];
-            if let Some(versions) = map.get_mut(&key)
-                && prune(versions, floor)
-                && matches!(versions[..], [(_, None)])
-            {
-                map.remove(&key);
-            }
-        }
-    }
-
-    fn sync(&mut self, keep_unsynced: usize) {
-        while self.unsynced.len() > keep_unsynced {
-            let Some(batch) = self.unsynced.pop_front() else { break };
-            apply_plain(&mut self.durable, &batch);
-        }
-    }
-}
-
-/// Drops versions that nobody at or above `floor` sees; true when one is left.
-fn prune(versions: &mut Versions, floor: u64) -> bool {
-    let visible = versions.iter().rposition(|(seq, _)| *seq <= floor).unwrap_or(0);
-    versions.drain(..visible);
-    versions.len() == 1 && versions[0].0 <= floor
 }
 
 impl Read for MemoryEngine {
@@ -182,14 +193,14 @@ impl Read for MemoryEngine {
 /// Reads take the lock recursively, so that a visitor may itself read; a visitor must not write.
 impl Shared {
     fn get(&self, cf: Cf, key: &[u8], sequence: u64) -> Option<Bytes> {
-        self.inner.read_recursive().live[cf as usize].get(key).and_then(|v| at(v, sequence)).cloned()
+        self.inner.read_recursive().live[cf as usize].get(key).and_then(|v| v.at(sequence)).cloned()
     }
 
     fn scan(&self, cf: Cf, from: &[u8], to: &[u8], sequence: u64, visit: Visit<'_>) {
         let inner = self.inner.read_recursive();
         let Some(range) = bounds(from, to) else { return };
         for (key, versions) in inner.live[cf as usize].range::<[u8], _>(range) {
-            if let Some(value) = at(versions, sequence)
+            if let Some(value) = versions.at(sequence)
                 && visit(key, value).is_break()
             {
                 return;
@@ -201,7 +212,7 @@ impl Shared {
         let inner = self.inner.read_recursive();
         let Some(range) = bounds(from, to) else { return };
         for (key, versions) in inner.live[cf as usize].range::<[u8], _>(range).rev() {
-            if let Some(value) = at(versions, sequence)
+            if let Some(value) = versions.at(sequence)
                 && visit(key, value).is_break()
             {
                 return;
@@ -212,48 +223,44 @@ impl Shared {
 
 impl Engine for MemoryEngine {
     fn write(&self, batch: Batch, sync: Sync) -> Result<(), StorageError> {
-        let ops: Vec<Op> = batch
-            .ops
-            .into_iter()
-            .map(|op| match op {
-                BatchOp::Put(cf, key, value) => Op::Put(cf, key.into(), value.into()),
-                BatchOp::Delete(cf, key) => Op::Delete(cf, key.into()),
-                BatchOp::DeleteRange(cf, from, to) => Op::DeleteRange(cf, from.into(), to.into()),
-            })
-            .collect();
         let mut inner = self.0.inner.write();
         inner.sequence += 1;
+        inner.writes += 1;
         // What the oldest view sees must stay; without views only the newest version of each key does.
         let floor = self.0.views.lock().keys().next().copied().unwrap_or(inner.sequence);
         inner.collect(floor);
-        for op in &ops {
+        let undoable = sync == Sync::No;
+        let mut undo: Vec<Undo> = Vec::with_capacity(if undoable { batch.ops.len() } else { 0 });
+        let mut put = |inner: &mut Inner, cf: Cf, key: Bytes, value: Option<Bytes>| {
+            if undoable {
+                let before = inner.set(cf, key.clone(), value, floor);
+                undo.push((cf, key, before));
+            } else {
+                inner.set(cf, key, value, floor);
+            }
+        };
+        for op in batch.ops {
             match op {
-                Op::Put(cf, key, value) => inner.set(*cf, key.clone(), Some(value.clone()), floor),
-                Op::Delete(cf, key) => {
-                    if inner.live[*cf as usize].contains_key(key) {
-                        inner.set(*cf, key.clone(), None, floor);
-                    }
-                }
-                Op::DeleteRange(cf, from, to) => {
-                    let Some(range) = bounds(from, to) else { continue };
-                    let keys: Vec<Bytes> = inner.live[*cf as usize]
-                        .range::<[u8], _>(range)
-                        .map(|(key, _)| key.clone())
-                        .collect();
+                BatchOp::Put(cf, key, value) => put(&mut inner, cf, key.into(), Some(value.into())),
+                BatchOp::Delete(cf, key) => put(&mut inner, cf, key.into(), None),
+                BatchOp::DeleteRange(cf, from, to) => {
+                    let Some(range) = bounds(&from, &to) else { continue };
+                    let family = &inner.live[cf as usize];
+                    let keys: Vec<Bytes> = family.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
                     for key in keys {
-                        inner.set(*cf, key, None, floor);
+                        put(&mut inner, cf, key, None);
                     }
                 }
             }
         }
-        inner.writes += 1;
-        inner.unsynced.push_back(Arc::new(ops));
-        match sync {
-            Sync::Yes => {
-                inner.syncs += 1;
-                inner.sync(0);
+        if undoable {
+            inner.unsynced.push_back(undo);
+            if inner.unsynced.len() > UNSYNCED_BATCHES_MAX {
+                inner.unsynced.pop_front();
             }
-            Sync::No => inner.sync(UNSYNCED_BATCHES_MAX),
+        } else {
+            inner.syncs += 1;
+            inner.unsynced.clear();
         }
         Ok(())
     }
@@ -400,7 +407,7 @@ mod tests {
         put(&engine, "d", "4", Sync::No);
         let inner = engine.0.inner.read();
         assert!(inner.superseded.is_empty());
-        assert!(inner.live[Cf::Row as usize].values().all(|v| v.len() == 1 && v[0].1.is_some()));
+        assert!(inner.live[Cf::Row as usize].values().all(|v| v.older.is_empty() && v.newest.1.is_some()));
     }
 
     #[test]
@@ -416,5 +423,30 @@ mod tests {
         assert_eq!(keys(&engine.crash(1)), ["a2", "b1"]);
         assert_eq!(keys(&engine.crash(2)), ["a2", "b1", "c1"]);
         assert_eq!(engine.crash(2).unsynced(), 0);
+    }
+
+    #[test]
+    fn a_crash_undoes_deletions_and_what_a_view_kept() {
+        let engine = MemoryEngine::new();
+        put(&engine, "a", "1", Sync::Yes);
+        put(&engine, "b", "1", Sync::Yes);
+        let view = engine.view();
+        let mut batch = Batch::default();
+        batch.delete_range(Cf::Row, b"a".to_vec(), b"z".to_vec());
+        batch.put(Cf::Row, b"c".to_vec(), b"1".to_vec());
+        batch.put(Cf::Row, b"c".to_vec(), b"2".to_vec());
+        engine.write(batch, Sync::No).expect("memory does not fail");
+        put(&engine, "a", "3", Sync::No);
+        let keys = |engine: &MemoryEngine| all(engine).into_iter().map(|(k, v)| k + &v).collect::<Vec<_>>();
+        assert_eq!(keys(&engine.crash(0)), ["a1", "b1"]);
+        assert_eq!(keys(&engine.crash(1)), ["c2"]);
+        assert_eq!(keys(&engine.crash(2)), ["a3", "c2"]);
+        assert_eq!(all(&*view).len(), 2, "the view is as it was");
+        // A store after a crash is a store like any other.
+        let after = engine.crash(1);
+        put(&after, "d", "1", Sync::No);
+        assert_eq!(keys(&after.crash(0)), ["c2"]);
+        assert_eq!(keys(&after), ["c2", "d1"]);
+        assert!(after.0.inner.read().live[Cf::Row as usize].values().all(|v| v.older.is_empty()));
     }
 }
