@@ -10,6 +10,7 @@
 //! | [`watch`] | who leads, and how much memory nodes take, while a drill runs |
 //! | [`limits`] | less of the machine for one process |
 //! | [`net`], [`disk`], [`clock`], [`trace`] | networks, disks, clocks and system calls, and what can be done to them |
+//! | [`fate`] | what became of a node that was given bad data or a bad disk |
 //! | [`tools`] | programs of the system, run to their end |
 //! | [`cleanup`] | what must be undone whatever happens |
 //! | [`harness`] | whole clusters of real processes; shared with the tests |
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod disk;
 pub mod drill;
 pub mod drills;
+pub mod fate;
 pub mod finish;
 pub mod harness;
 pub mod limits;

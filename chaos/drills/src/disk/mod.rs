@@ -7,3 +7,36 @@
 
 pub mod rot;
 pub mod volume;
+
+use crate::cleanup::{self, Guard};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A temporary folder that goes with its value, also when the drill is interrupted.
+#[derive(Debug)]
+pub struct Folder {
+    directory: TempDir,
+    _guard: Guard,
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("okno-disk-").tempdir().expect("a temporary folder");
+        let path = directory.path().to_owned();
+        let guard = cleanup::register(format!("folder {}", path.display()), move || {
+            // Nothing may be left of it already.
+            let _ = std::fs::remove_dir_all(path);
+        });
+        Self { directory, _guard: guard }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -147,15 +147,14 @@ impl Volume {
     }
 
     /// Copies the device's bytes while they are written to, as a backup tool that knows no better would.
-    pub fn copy_in_flight(&self) -> PathBuf {
+    pub async fn copy_in_flight(&self) -> PathBuf {
         let copy = self.image.with_extension("copy");
-        tools::run(
-            "cp",
-            ["--sparse=always", "--reflink=never"]
-                .map(Path::new)
-                .into_iter()
-                .chain([self.image.as_path(), copy.as_path()]),
-        );
+        let (from, to) = (self.image.clone(), copy.clone());
+        let copied = tokio::task::spawn_blocking(move || {
+            let plain = ["--sparse=always", "--reflink=never"].map(Path::new);
+            tools::run("cp", plain.into_iter().chain([from.as_path(), to.as_path()]));
+        });
+        copied.await.expect("the copy can be made");
         copy
     }
 

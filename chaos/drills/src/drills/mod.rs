@@ -4,11 +4,16 @@ use crate::drill::Drill;
 
 pub mod network;
 pub mod network_lines;
+pub mod power;
 pub mod process;
 
 /// Every drill, in the order in which `all` runs them.
 pub const ALL: &[Drill] = &[
     process::LEADER_LOST,
+    power::POWER_LOSS,
+    power::POWER_LOSS_ONE,
+    power::METADATA_ONLY,
+    power::IMAGE_IN_FLIGHT,
     network::LEADER_ISOLATED,
     network::FOLLOWER_ISOLATED,
     network::ONE_WAY_CUT,

@@ -59,9 +59,10 @@ pub const HALF_OPEN: Drill = Drill {
     name: "half-open",
     faults: &[27],
     needs: &[],
-    scenario: "150 connections are opened to the clients' port and to the peers' port of every node, and say nothing or \
-               half a greeting.",
-    expected: "Everybody else is served meanwhile; the nodes close every one of them by themselves; memory stays bounded.",
+    scenario: "60 connections are opened to the clients' port and to the peers' port of every node, and say nothing or \
+               half a greeting. A follower is killed and started among them.",
+    expected: "Everybody else is served meanwhile; the follower finds its way back; the nodes close every one of the \
+               connections by themselves.",
     run: |bench| Box::pin(half_open(bench)),
 };
 
@@ -176,22 +177,27 @@ async fn resets(bench: &mut Bench) {
     bench.redundant(first.expect("several times"), REDUNDANT_WITHIN).await;
 }
 
-/// More than the handshakes a listener has open at a time (`clients.handshakes_max`, 64).
-const SILENT: usize = 150;
-/// The handshakes' time-out is 5 s; what waits behind the open ones has its turn after them.
+/// Several times the handshakes the peers' listener has open at a time (16).
+const SILENT: usize = 60;
+/// A handshake times out after 5 s, and what waits behind has its turn after it: four turns, and one to spare.
 const CLOSED_WITHIN: Duration = Duration::from_secs(25);
 
 async fn half_open(bench: &mut Bench) {
     bench.start(Plan::default()).await;
     let ports: Vec<_> =
         bench.cluster().file.nodes.iter().flat_map(|node| [node.clients, node.peers]).collect();
+    let follower = bench.cluster().follower().await;
     let fault = bench.fault(format!("{SILENT} silent connections to every port"));
-    let mut silent = Vec::new();
-    for port in ports {
-        silent.extend(half_open::open(port, SILENT).await);
-    }
+    let opened = ports.iter().map(|port| half_open::open(*port, SILENT));
+    let silent: Vec<_> = futures::future::join_all(opened).await.into_iter().flatten().collect();
     bench.injected("silent-connections", silent.len() as u64);
     bench.recovered(fault, NEXT_WRITE_WITHIN).await;
+    let restarted = bench.fault(format!("node {follower}, a follower, is killed and started among them"));
+    bench.cluster().kill(follower);
+    bench.cluster().start_node(follower);
+    bench.injected("kill-follower", 1);
+    bench.redundant(restarted, REDUNDANT_WITHIN).await;
+    bench.over(restarted);
     let total = silent.len();
     let until = Instant::now() + CLOSED_WITHIN;
     let mut closed = 0;
@@ -206,8 +212,6 @@ async fn half_open(bench: &mut Bench) {
     );
     bench.figure("all_closed_after_ms", fault.began.elapsed().as_secs_f64() * 1000.0);
     bench.over(fault);
-    drop(silent);
     let end = Instant::now();
     bench.served_since(end, NEXT_WRITE_WITHIN).await;
-    bench.redundant(fault, REDUNDANT_WITHIN).await;
 }
