@@ -8,7 +8,7 @@ use crate::{
     core::{
         clock,
         driver::{Driver, Timing},
-        event::{Event, ReadId, ReadRequest},
+        event::{Event, Quarantine, ReadId, ReadRequest},
         log_view::Unreadable,
         open::{self, OpenError, Opened as Stores},
         pins::Members,
@@ -17,6 +17,7 @@ use crate::{
     settings::{ClusterSettings, FEATURE_LEVEL},
     shell::{
         apply_thread::{ApplyThread, digest_thread},
+        digests::digests,
         fatal::{EXIT_PANIC, Fatal},
         hub::{Hub, HubParts},
         raft_thread::RaftThread,
@@ -98,9 +99,27 @@ impl Cluster {
         settings: ClusterSettings,
         parts: ClusterParts,
     ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
+        Self::open_and_run(settings, parts, None).await
+    }
+
+    /// Starts a node whose data cannot be used (rule 12): raft and links stay closed; phase, status and health say
+    /// why. `parts.engine` stands in for those data, empty, so that nobody touches them.
+    pub async fn start_quarantined(
+        settings: ClusterSettings,
+        parts: ClusterParts,
+        why: Quarantine,
+    ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
+        Self::open_and_run(settings, parts, Some(why)).await
+    }
+
+    async fn open_and_run(
+        settings: ClusterSettings,
+        parts: ClusterParts,
+        why: Option<Quarantine>,
+    ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
         settings.check().map_err(ClusterError::Settings)?;
         let connector = parts.connector.clone();
-        let opened = tokio::task::spawn_blocking(move || open(settings, parts))
+        let opened = tokio::task::spawn_blocking(move || open(settings, parts, why))
             .await
             .map_err(|e| ClusterError::Raft(e.to_string()))??;
         let hub = opened.hub.clone();
@@ -124,7 +143,11 @@ struct Opened {
     driver: Option<Driver>,
 }
 
-fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, ClusterError> {
+fn open(
+    settings: ClusterSettings,
+    parts: ClusterParts,
+    why: Option<Quarantine>,
+) -> Result<Opened, ClusterError> {
     let record = parts.identity.record().clone();
     let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
     let stores = open::open(&parts.engine, &record, Timing::from(&settings), system::boot_id(), &logger)?;
@@ -138,13 +161,17 @@ fn open(settings: ClusterSettings, parts: ClusterParts) -> Result<Opened, Cluste
         role: RoleState { term: record.term, role: Role::Follower { leader: None } },
         phase: NodePhase::Starting,
     });
-    let driver = match driver {
-        Ok(driver) => Some(driver),
-        Err(wrong) => {
-            hub.quarantine(&wrong.reason, wrong.remedy);
-            None
+    let closed = match (why, &driver) {
+        (Some(why), _) => Some(why),
+        (None, Err(wrong)) => {
+            Some(Quarantine { reason: wrong.reason.clone(), remedy: wrong.remedy.to_owned() })
         }
+        (None, Ok(_)) => None,
     };
+    if let Some(Quarantine { reason, remedy }) = &closed {
+        hub.quarantine(reason, remedy);
+    }
+    let driver = driver.ok().filter(|_| closed.is_none());
     Ok(Opened {
         hub,
         members: record.members,
@@ -178,7 +205,7 @@ impl Opened {
             hub.serving();
         }
         hub.look_at_pins();
-        let (digests, views) = crossbeam_channel::bounded(1);
+        let (digests, views) = digests();
         let apply = ApplyThread {
             hub: hub.clone(),
             state: self.state,
@@ -322,17 +349,19 @@ impl ClusterHandle {
                 }
             })
             .collect();
-        // One consistent reading of the applied mark; `applied` above may be a little older.
+        // One consistent reading of the applied mark; `applied` above may be a little older. The raft thread tells its
+        // facts once a tick and apply runs on meanwhile: what is applied is committed and in the log, whatever they say.
         let mark = self.hub.reader.view().mark().ok();
+        let committed = mark.as_ref().map_or(applied, |m| m.commit.max(m.index));
         ClusterStatus {
             node_id: self.hub.own,
             cluster: self.cluster,
             term: role.term,
             leader: facts.leader,
             role: role.role,
-            commit: facts.commit,
+            commit: facts.commit.max(committed),
             applied: mark.as_ref().map_or(applied, |m| m.index),
-            last_index: facts.last_index,
+            last_index: facts.last_index.max(committed),
             members,
             time_ms: mark.as_ref().map_or(time_ms, |m| m.time_ms),
             chain: mark.map_or([0; 32], |m| m.chain),
@@ -424,6 +453,7 @@ impl ClusterHandle {
             ("raft_elections_total", of(&c.elections)),
             ("raft_reads_total", of(&c.reads)),
             ("raft_messages_refused_total", of(&c.refused_messages)),
+            ("markers_passed_over_total", of(&c.markers_passed_over)),
             ("raft_messages_dropped_total", of(&c.dropped_messages)),
             ("apply_slices_total", of(&c.apply_slices)),
             ("apply_entries_total", of(&c.applied)),
@@ -520,7 +550,7 @@ impl Proposer for ClusterHandle {
     fn confirm_leadership(&self, shard: u16, ticket: u64) {
         let id = ReadId::Shard { shard, ticket };
         let patience = self.hub.settings.read_timeout;
-        let request = ReadRequest { id, deadline_ms: self.hub.ms_of(Instant::now() + patience) };
+        let request = ReadRequest { id, deadline_ms: self.hub.ms_of(system::monotonic() + patience) };
         if self.hub.reserve_read() {
             self.hub.push(Event::Read(request));
         } else {

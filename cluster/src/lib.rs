@@ -25,11 +25,15 @@ pub mod shell;
 pub mod status;
 pub mod transport;
 
+pub use crate::core::event::Quarantine;
 pub use api::NodeId;
 pub use handle::{Cluster, ClusterError, ClusterHandle, ClusterParts};
 pub use settings::{ClusterSettings, FEATURE_LEVEL};
 pub use shell::fatal::{Fatal, ProcessExit};
-pub use status::{ClusterStatus, MemberDigests, MemberStatus, NodePhase, TransferError};
+pub use status::{
+    ClusterStatus, MemberDigests, MemberStatus, NodePhase, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD,
+    TransferError,
+};
 pub use transport::{
     ConnectError, ForwardError, ForwardHandler, PeerConnector, PeerIdentity, Transport, grpc::PeerService,
 };

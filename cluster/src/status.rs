@@ -3,6 +3,11 @@
 use crate::api::{NodeId, Role};
 use uuid::Uuid;
 
+/// What cures a quarantine that is no damage: the data are for a newer program than this.
+pub const REMEDY_NEWER_PROGRAM: &str = "start the newer program";
+/// What cures damaged data.
+pub const REMEDY_REBUILD: &str = "this node's data are damaged: remove them and add the node as a new member";
+
 /// Where a node is in its life. Followed through [`crate::ClusterHandle::phases`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePhase {

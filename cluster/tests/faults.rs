@@ -5,7 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use okno_cluster::{
-    NodePhase,
+    NodePhase, Quarantine, REMEDY_REBUILD,
     api::{ApplyListener, NotApplied, ProposalOutcome, ProposeError, Proposer, Unknown},
     shell::fatal::{EXIT_IO, EXIT_PANIC},
 };
@@ -29,6 +29,8 @@ enum Mood {
     Fails,
     /// Synced writes do not return.
     Hangs,
+    /// Synced writes find damaged data.
+    Rots,
 }
 
 /// A store whose disk can be broken.
@@ -66,6 +68,9 @@ impl Engine for Breakable {
             }
             if *mood == Mood::Fails {
                 return Err(StorageError::Engine("fsync: input/output error".into()));
+            }
+            if *mood == Mood::Rots {
+                return Err(StorageError::Corrupt { what: "database", detail: "block checksum".into() });
             }
         }
         self.store.write(batch, sync)
@@ -108,6 +113,24 @@ async fn a_failed_fsync_ends_the_process() {
             .expect("read"),
         None
     );
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_the_raft_thread_meets_quarantines() {
+    let (disk, mut node, term) = one().await;
+    disk.engine.set(Mood::Rots);
+    let (_, data) = commit("case/1", term, CommitId::NONE, 10);
+    node.handle.propose(vec![proposal(1, 1, term, data)]).expect("room");
+    let settled = node.settled(1).await;
+    assert_eq!(settled[0].outcome, ProposalOutcome::Unknown(Unknown::Closed));
+    let phase = node.handle.phases().borrow().clone();
+    assert!(
+        matches!(&phase, NodePhase::Quarantined { reason, remedy } if reason.contains("block checksum") && remedy == REMEDY_REBUILD),
+        "{phase:?}"
+    );
+    assert!(node.fatal.0.lock().is_empty(), "the process goes on, to say so");
+    disk.engine.set(Mood::Well);
     node.stop().await;
 }
 
@@ -199,5 +222,38 @@ async fn room_is_bounded_and_comes_back() {
     assert!(settled.iter().any(|s| matches!(s.outcome, ProposalOutcome::Applied { .. })));
     assert!(settled.iter().any(|s| s.outcome == ProposalOutcome::NotApplied(NotApplied::LaneClosed)));
     node.handle.propose(batch).expect("room again");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_started_without_usable_data_is_closed_and_says_why() {
+    let (disk, node, _) = one().await;
+    node.stop().await;
+    let why = Quarantine { reason: "the database cannot be opened".into(), remedy: "add it anew".into() };
+    let node = TestNode::start_quarantined(&disk, why.clone()).await;
+    let phase = node.handle.phases().borrow().clone();
+    assert_eq!(phase, NodePhase::Quarantined { reason: why.reason, remedy: why.remedy });
+    let (_, data) = commit("case/1", 1, CommitId::NONE, 10);
+    assert_eq!(node.handle.propose(vec![proposal(1, 1, 1, data)]), Err(ProposeError::Closed));
+    let status = node.handle.status();
+    assert_eq!((status.phase, status.node_id, status.applied), (phase, 1, 0), "status answers, of nothing");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_never_shows_applied_beyond_commit() {
+    let (_disk, mut node, term) = one().await;
+    let mut head = CommitId::NONE;
+    let mut looked = 0;
+    for n in 0..200 {
+        let (id, data) = commit("case/1", term, head, 10);
+        head = id;
+        node.handle.propose(vec![proposal(1, n, term, data)]).expect("room");
+        node.settled(1).await;
+        let status = node.handle.status();
+        assert!(status.applied <= status.commit && status.commit <= status.last_index, "{status:?}");
+        looked += u64::from(status.applied > 1);
+    }
+    assert!(looked > 100, "{looked} statuses of an applied commit");
     node.stop().await;
 }

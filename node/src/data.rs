@@ -4,6 +4,7 @@
 //! <data>/identity    who this node is (double-slot, checksummed)
 //! <data>/db/         RocksDB
 //! <data>/security.log
+//! <data>/quarantine.json  why the node stays closed, once it was found wrong
 //! <data>/lock        held while a process uses the directory
 //! ```
 //! A node id dies with its data: a missing identity is never replaced by itself (rule 14).
@@ -186,21 +187,34 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// Where the database is now (design §4: `identity` names the live directory).
-    pub fn database(&self) -> Result<PathBuf, DataError> {
-        let path = self.path.join(&self.identity.record().live_directory);
-        if path.is_dir() {
-            return Ok(path);
+    /// Where the database is now (design §4: `identity` names the live directory), and whether it was ever opened.
+    /// Refuses one that is gone: opening would make an empty one, and a node that lost its log must not come back as if
+    /// it had none.
+    pub fn database(&self) -> Result<(PathBuf, bool), DataError> {
+        let record = self.identity.record();
+        let path = self.path.join(&record.live_directory);
+        let gone = |path, detail: &str| StorageError::Directory { path, detail: detail.to_owned() };
+        if !path.is_dir() {
+            return Err(gone(path, "the database that `identity` names is not there").into());
         }
-        // Opening would make an empty one: a node that lost its log must not come back as if it had none.
-        Err(DataError::Storage(StorageError::Directory {
-            path,
-            detail: "the database that `identity` names is not there: its data are lost, and with them the node id".into(),
-        }))
+        // RocksDB's file that names its manifest: made, synced, when a database is opened for the first time.
+        let made = path.join("CURRENT").exists();
+        // `identity` changes only when a database is open.
+        if record.sequence > 0 && !made {
+            let io = |source| DataError::Io { path: path.clone(), source };
+            return Err(match std::fs::read_dir(&path).map_err(io)?.next() {
+                None => gone(path, "the database that `identity` names is empty").into(),
+                Some(_) => {
+                    let detail = "its file CURRENT is missing".to_owned();
+                    StorageError::Corrupt { what: "database", detail }.into()
+                }
+            });
+        }
+        Ok((path, made))
     }
 
     pub fn open_engine(&self, options: &RocksOptions) -> Result<RocksEngine, DataError> {
-        Ok(RocksEngine::open(self.database()?, options)?)
+        Ok(RocksEngine::open(self.database()?.0, options)?)
     }
 
     /// Identity and lock, for those who go on with them.

@@ -7,7 +7,7 @@
 //! - `front` what every call passes · `services` one file per gRPC service · `convert` wire ↔ domain ·
 //!   `failure` how a call without result is told · `token` page and resume tokens
 //! - `reasons` the published codes
-//! - `node` start and stop · `wiring` adapters between the parts · `observability` logs, metrics, health, alarms
+//! - `node` start and stop · `stores` what it stands on · `quarantine` what happens when that is wrong · `wiring` adapters between the parts · `observability` logs, metrics, health, alarms
 //! - `dev` a cluster on one machine
 
 pub mod access;
@@ -20,9 +20,11 @@ pub mod front;
 pub mod identity;
 pub mod node;
 pub mod observability;
+pub mod quarantine;
 pub mod reasons;
 pub mod services;
 pub mod settings;
+pub mod stores;
 pub mod tls;
 pub mod token;
 pub mod verify;

@@ -2,12 +2,11 @@
 //!
 //! Start: settings → lock of the data directory → identity → certificates → listeners bound → database → cluster →
 //! peers' listener → runtime → clients' listener → ready. What can be refused cheaply is refused before anything
-//! is opened. Stop, on SIGTERM or SIGINT: not ready → leadership handed over → no new calls, those in flight end →
+//! is opened; data that are wrong are no reason to end: the same node comes up closed (see [`crate::stores`]). Stop, on SIGTERM or SIGINT: not ready → leadership handed over → no new calls, those in flight end →
 //! runtime → cluster → database. SIGHUP reads certificates again.
 
 use crate::{
     access::Listener,
-    data::DataDirectory,
     front::{FrontLayer, FrontState},
     identity::{Caller, Kind},
     observability::{
@@ -15,10 +14,13 @@ use crate::{
         http::{Checks, Ops, router},
         logs,
         metrics::{MethodFigures, Metrics},
+        panics,
         security::SecurityLog,
     },
+    quarantine,
     services::{self, SERVICE_NAMES, desk::Desk, notices, workstations},
     settings::Settings,
+    stores::{Claim, Started},
     tls::{self, ListenerBounds, ListenerFigures, PeerDialer, Side},
     token::Tokens,
     wiring,
@@ -27,7 +29,7 @@ use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use okno_cluster::{
-    Cluster, ClusterHandle, ClusterParts, NodePhase, PeerService, ProcessExit,
+    ClusterHandle, NodePhase, PeerService,
     api::{Proposer, Role},
 };
 use okno_runtime::{Runtime, RuntimeHandle};
@@ -64,6 +66,7 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<()> {
     logs::install(&settings.log).map_err(|detail| anyhow!(detail))?;
+    panics::install();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.node.worker_threads)
         .thread_name("net")
@@ -133,7 +136,8 @@ struct Node {
     settings: Settings,
     cluster: Arc<ClusterHandle>,
     runtime: Arc<Mutex<Option<RuntimeHandle>>>,
-    engine: Arc<okno_storage::rocks::RocksEngine>,
+    /// `None`: the node is quarantined and its data are left alone.
+    engine: Option<Arc<okno_storage::rocks::RocksEngine>>,
     alarms: Arc<Alarms>,
     security: SecurityLog,
     sides: Sides,
@@ -152,31 +156,13 @@ async fn serve(settings: Settings) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
     let mut hang_up = signal(SignalKind::hangup()).context("watching SIGHUP")?;
 
-    let data = DataDirectory::open(&settings.node.data_dir)?;
-    data.check(&settings)?;
+    let claim = Claim::take(&settings)?;
     let alarms = Arc::new(Alarms::default());
     let sides = Sides::load(&settings, &alarms)?;
     let sockets = Sockets::bind(&settings).await?;
-    let security = SecurityLog::open(&data.path, settings.security.sync_interval)?;
-    let options = wiring::rocks_options(&settings);
-    let (data, engine) = tokio::task::spawn_blocking(move || {
-        let engine = data.open_engine(&options);
-        (data, engine)
-    })
-    .await
-    .context("opening the database")?;
-    let engine = Arc::new(engine?);
-    let (identity, _lock) = data.into_parts();
-    let record = identity.record().clone();
-    tracing::info!(cluster = %record.cluster, node = record.node_id, incarnation = %record.incarnation, "starting");
-
-    let parts = ClusterParts {
-        engine: engine.clone(),
-        identity,
-        connector: Arc::new(wiring::Connector(PeerDialer::new(sides.peers.clone()))),
-        fatal: Arc::new(ProcessExit),
-    };
-    let (cluster, peer_service) = Cluster::start(wiring::cluster_settings(&settings), parts).await?;
+    let security = SecurityLog::open(&settings.node.data_dir, settings.security.sync_interval)?;
+    let connector = Arc::new(wiring::Connector(PeerDialer::new(sides.peers.clone())));
+    let Started { cluster, peer_service, engine, lock: _lock } = claim.start(&settings, connector).await?;
     let runtime = Runtime::start(
         wiring::runtime_settings(&settings),
         cluster.clone(),
@@ -202,6 +188,7 @@ async fn serve(settings: Settings) -> Result<()> {
     };
     let reload = Arc::new(Notify::new());
     node.start(sockets, peer_service, &reload).await?;
+    // Ready means started: a quarantined node is up, to say why it is closed.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     loop {
         tokio::select! {
@@ -245,6 +232,11 @@ impl Node {
             self.stop.clone(),
         ));
         self.tasks.spawn(workstations::sweep(desk.clone()));
+        self.tasks.spawn(quarantine::keep(
+            self.cluster.clone(),
+            self.settings.node.data_dir.clone(),
+            self.stop.clone(),
+        ));
         self.tasks.spawn(tls::watch(self.sides.both().to_vec(), reload.clone(), self.stop.clone()));
         self.tasks.spawn(end_old_connections(
             [
@@ -433,11 +425,14 @@ impl Node {
     ) {
         let cluster = self.cluster.clone();
         metrics.add("cluster", Box::new(move || cluster.figures()));
-        let engine = self.engine.clone();
-        metrics.add(
-            "storage",
-            Box::new(move || engine.stats().into_iter().map(|(name, value)| (name, value as f64)).collect()),
-        );
+        if let Some(engine) = self.engine.clone() {
+            metrics.add(
+                "storage",
+                Box::new(move || {
+                    engine.stats().into_iter().map(|(name, value)| (name, value as f64)).collect()
+                }),
+            );
+        }
         let runtime = self.runtime.clone();
         metrics.add(
             "runtime",
@@ -509,8 +504,9 @@ impl Node {
         }
         self.cluster.shutdown().await;
         self.stop_peers.cancel();
-        let engine = self.engine.clone();
-        tokio::task::spawn_blocking(move || engine.flush()).await.context("flushing the database")??;
+        if let Some(engine) = self.engine.clone() {
+            tokio::task::spawn_blocking(move || engine.flush()).await.context("flushing the database")??;
+        }
         tracing::info!("stopped");
         Ok(())
     }

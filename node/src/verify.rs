@@ -3,19 +3,27 @@
 use crate::{
     data::{DataDirectory, DataError},
     observability::{chain as chain_text, security},
+    quarantine::{self, Remembered},
 };
 use okno_storage::{
     chain_step,
+    engine::Engine,
     error::StorageError,
     log::LogStore,
-    rocks::RocksOptions,
-    state::{Genesis, StateStore},
+    memory::MemoryEngine,
+    rocks::{LogTail, RocksEngine, RocksOptions},
+    state::{AppliedMark, Genesis, StateStore, StateView},
 };
 use serde::Serialize;
 use std::{path::Path, sync::Arc};
 
 /// Journal rows read at a time: bounds memory.
 const JOURNAL_ROWS: usize = 1_000;
+
+/// The write-ahead log ends in a record that is no record. Recovery goes up to there and cannot tell which it was.
+const TORN: &str = "the write-ahead log ends in a record that is incomplete or damaged, and what stood behind it is \
+     gone: after a power cut that is a write that was never acknowledged; otherwise it is rot, and up to 100 ms of \
+     acknowledged writes may be missing here without any other trace";
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -35,17 +43,48 @@ pub struct Report {
     pub security_events: u64,
     /// What is wrong; empty when all is well.
     pub faults: Vec<String>,
+    /// What may be wrong or may be the trace of a power cut.
+    pub doubts: Vec<String>,
 }
 
-/// Checks identity, contiguity of the log, the journal's hash chain and the security log's, and reads every row for
-/// the digest.
+/// The database for looking at, and how its write-ahead log ends. One that was never opened is empty.
+fn open(data: &DataDirectory) -> Result<(Arc<dyn Engine>, LogTail), DataError> {
+    let (path, made) = data.database()?;
+    if !made {
+        return Ok((Arc::new(MemoryEngine::new()), LogTail::Whole));
+    }
+    let options = RocksOptions::default();
+    let engine = RocksEngine::open_read_only(&path, &options)?;
+    Ok((Arc::new(engine), RocksEngine::log_tail(&path, &options)?))
+}
+
+/// Damage is what is looked for; anything else ends the look.
+fn fault(error: StorageError) -> Result<String, DataError> {
+    match error {
+        StorageError::Corrupt { .. } | StorageError::Newer { .. } | StorageError::LogLost { .. } => {
+            Ok(error.to_string())
+        }
+        other => Err(other.into()),
+    }
+}
+
+/// Checks identity, every entry of the log, the journal's hash chain and the security log's, and reads every row for the
+/// digest.
 pub fn verify(directory: &Path) -> Result<Report, DataError> {
     let data = DataDirectory::open(directory)?;
     let record = data.identity.record().clone();
-    let engine = Arc::new(data.open_engine(&RocksOptions::default())?);
     let mut faults = Vec::new();
-    // Opening checks that indexes are contiguous.
+    if let Some(Remembered { reason, since, .. }) = quarantine::remembered(directory)
+        .map_err(|source| DataError::Io { path: directory.join(quarantine::FILE), source })?
+    {
+        faults.push(format!("quarantined since {since}: {reason}"));
+    }
+    let (engine, log_tail) = open(&data)?;
     let log = LogStore::open(engine.clone())?;
+    // Opening looked at the tail alone.
+    if let Err(error) = log.verify() {
+        faults.push(fault(error)?);
+    }
     let last = log.last_index();
     let last_term = log.term(last)?.unwrap_or_default();
     if (last_term, last) < (record.synced_term, record.synced_index) {
@@ -65,29 +104,7 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
         faults.push(format!("applied index {} is beyond the log's end {last}", mark.index));
     }
     let view = state.reader().view();
-    let (mut chain, mut at) = (record.genesis_chain(), 0);
-    loop {
-        let rows = view.journal(at, JOURNAL_ROWS)?;
-        let Some(end) = rows.last().map(|row| row.index) else { break };
-        for row in &rows {
-            if row.index != at + 1 {
-                faults.push(format!("the journal goes from {at} to {}", row.index));
-            }
-            let computed =
-                chain_step(&chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
-            if computed != row.chain {
-                faults.push(format!("the hash chain breaks at {}", row.index));
-            }
-            (chain, at) = (row.chain, row.index);
-        }
-        // One fault explains all behind it.
-        if !faults.is_empty() || end >= mark.index {
-            break;
-        }
-    }
-    if faults.is_empty() && (at, chain) != (mark.index, mark.chain) {
-        faults.push(format!("the journal ends at {at}, but {} was applied", mark.index));
-    }
+    let journal_rows = journal(&view, record.genesis_chain(), &mark, &mut faults)?;
     match view.founding()? {
         Some((cluster, _)) if cluster != record.cluster => {
             faults.push(format!(
@@ -99,7 +116,13 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
         None if mark.index > 1 => faults.push("there is no founding commit".into()),
         None => {}
     }
-    let digest = view.digest()?;
+    let digest = match view.digest() {
+        Ok(digest) => hex::encode(digest),
+        Err(error) => {
+            faults.push(fault(error)?);
+            String::new()
+        }
+    };
     let security_events = match security::verify(directory) {
         Ok(head) => head.sequence,
         Err(error) => {
@@ -114,10 +137,53 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
         log_first: log.first_index(),
         log_last: last,
         applied: mark.index,
-        journal_rows: at,
+        journal_rows,
         chain: hex::encode(mark.chain),
-        digest: hex::encode(digest),
+        digest,
         security_events,
         faults,
+        doubts: match log_tail {
+            LogTail::Whole => Vec::new(),
+            LogTail::Damaged(detail) => vec![format!("{TORN} ({detail})")],
+        },
     })
+}
+
+/// Follows the hash chain to the applied mark; returns how far it goes. The first fault explains all behind it.
+fn journal(
+    view: &StateView,
+    genesis: [u8; 32],
+    mark: &AppliedMark,
+    faults: &mut Vec<String>,
+) -> Result<u64, DataError> {
+    let (mut chain, mut at) = (genesis, 0);
+    loop {
+        let rows = match view.journal(at, JOURNAL_ROWS) {
+            Ok(rows) => rows,
+            Err(error) => {
+                faults.push(format!("the journal behind {at}: {}", fault(error)?));
+                return Ok(at);
+            }
+        };
+        for row in &rows {
+            if row.index != at + 1 {
+                faults.push(format!("the journal goes from {at} to {}", row.index));
+                return Ok(at);
+            }
+            let computed =
+                chain_step(&chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
+            if computed != row.chain {
+                faults.push(format!("the hash chain breaks at {}", row.index));
+                return Ok(at);
+            }
+            (chain, at) = (row.chain, row.index);
+        }
+        if rows.is_empty() || at >= mark.index {
+            break;
+        }
+    }
+    if (at, chain) != (mark.index, mark.chain) {
+        faults.push(format!("the journal ends at {at}, but {} was applied", mark.index));
+    }
+    Ok(at)
 }

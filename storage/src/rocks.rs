@@ -18,7 +18,7 @@ use crate::{
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Options, ReadOptions, Snapshot, WriteBatch, WriteOptions, properties,
+    ErrorKind, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions, properties,
 };
 use std::{
     fs::File,
@@ -133,8 +133,45 @@ fn database_options(options: &RocksOptions) -> Options {
     db
 }
 
+/// What a disk that failed says, also where RocksDB calls it corruption because a file could not be looked at.
+const DISK_FAILED: &str = "Input/output error";
+/// What the operating system says of a file that is gone.
+const FILE_GONE: &str = "No such file or directory";
+
+/// Bytes that fail their checksum are damaged data, which a restart does not mend; everything else is final for the
+/// process (rule 12).
 fn engine_error(error: rocksdb::Error) -> StorageError {
-    StorageError::Engine(error.into_string())
+    let corruption = error.kind() == ErrorKind::Corruption;
+    let detail = error.into_string();
+    if corruption && !detail.contains(DISK_FAILED) {
+        return StorageError::Corrupt { what: "database", detail };
+    }
+    StorageError::Engine(detail)
+}
+
+/// Opening names files that must be there: one that is missing is as bad as one that is damaged.
+fn open_error(error: rocksdb::Error) -> StorageError {
+    let gone = error.kind() == ErrorKind::IOError && error.as_ref().contains(FILE_GONE);
+    match engine_error(error) {
+        StorageError::Engine(detail) if gone => StorageError::Corrupt { what: "database", detail },
+        other => other,
+    }
+}
+
+/// The families and RocksDB's own "default", which it insists on and which stays empty.
+fn descriptors(cache: &Cache) -> impl Iterator<Item = ColumnFamilyDescriptor> {
+    let families =
+        Cf::ALL.into_iter().map(|cf| ColumnFamilyDescriptor::new(cf.name(), family_options(cf, cache)));
+    families.chain([ColumnFamilyDescriptor::new("default", Options::default())])
+}
+
+/// How the write-ahead log of a database that is not open ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogTail {
+    Whole,
+    /// Behind its last good record stands one that is incomplete or damaged, and is not read: a write torn by a power
+    /// cut, or rot. Text of RocksDB's.
+    Damaged(String),
 }
 
 struct Shared {
@@ -170,14 +207,37 @@ impl RocksEngine {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let families =
-            Cf::ALL.into_iter().map(|cf| ColumnFamilyDescriptor::new(cf.name(), family_options(cf, &cache)));
-        // RocksDB insists on a family called "default"; it stays empty.
-        let families = families.chain([ColumnFamilyDescriptor::new("default", Options::default())]);
-        let db = DB::open_cf_descriptors(&database_options(options), path, families).map_err(engine_error)?;
+        let db = DB::open_cf_descriptors(&database_options(options), path, descriptors(&cache))
+            .map_err(open_error)?;
+        Ok(Self::of(db, cache, path))
+    }
+
+    /// Opens an existing database for looking at it: nothing of the data is changed, not even by recovery, and every
+    /// write fails. The write-ahead log is read into memory.
+    pub fn open_read_only(path: impl AsRef<Path>, options: &RocksOptions) -> Result<Self, StorageError> {
+        let path = path.as_ref();
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        let db = open_existing(path, &database_options(options), &cache).map_err(open_error)?;
+        Ok(Self::of(db, cache, path))
+    }
+
+    /// Looks at how the write-ahead log ends; changes nothing. Point-in-time recovery cannot tell: it takes the damage
+    /// for the end.
+    pub fn log_tail(path: impl AsRef<Path>, options: &RocksOptions) -> Result<LogTail, StorageError> {
+        let mut strict = database_options(options);
+        strict.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
+        let cache = Cache::new_lru_cache(options.block_cache_bytes);
+        match open_existing(path.as_ref(), &strict, &cache).map_err(open_error) {
+            Ok(_) => Ok(LogTail::Whole),
+            Err(StorageError::Corrupt { detail, .. }) => Ok(LogTail::Damaged(detail)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn of(db: DB, cache: Cache, path: &Path) -> Self {
         let mut unsynced = WriteOptions::default();
         unsynced.set_sync(false);
-        Ok(Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             db,
             cache,
             unsynced,
@@ -185,7 +245,7 @@ impl RocksEngine {
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-        })))
+        }))
     }
 
     pub fn path(&self) -> &Path {
@@ -196,6 +256,11 @@ impl RocksEngine {
     pub fn flush(&self) -> Result<(), StorageError> {
         Cf::ALL.into_iter().try_for_each(|cf| self.0.db.flush_cf(self.0.family(cf)).map_err(engine_error))
     }
+}
+
+fn open_existing(path: &Path, options: &Options, cache: &Cache) -> Result<DB, rocksdb::Error> {
+    // A log that is there is read, not refused.
+    DB::open_cf_descriptors_read_only(options, path, descriptors(cache), false)
 }
 
 fn bounded(from: &[u8], to: &[u8]) -> ReadOptions {

@@ -5,7 +5,11 @@ use super::{
     driver::{Driver, RecoverError, Start, Timing, recover},
     log_view::Unreadable,
 };
-use crate::{api::NodeId, settings::FEATURE_LEVEL};
+use crate::{
+    api::NodeId,
+    settings::FEATURE_LEVEL,
+    status::{REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
+};
 use okno_storage::{
     engine::Engine,
     error::StorageError,
@@ -79,7 +83,8 @@ pub fn open(
         }
     }
     let level = state.reader().view().level()?;
-    if level > FEATURE_LEVEL {
+    let mut newer = level > FEATURE_LEVEL;
+    if newer {
         wrong = Some(format!("the cluster's feature level is {level}, this program knows {FEATURE_LEVEL}"));
     }
     let hard_state = match recovered {
@@ -88,6 +93,7 @@ pub fn open(
             return Err(error.into());
         }
         Err(error) => {
+            newer |= matches!(error, RecoverError::Storage(StorageError::Newer { .. }));
             wrong.get_or_insert(error.to_string());
             None
         }
@@ -114,11 +120,7 @@ pub fn open(
         }
         (_, wrong) => Err(Wrong {
             reason: wrong.unwrap_or_else(|| "the stores do not belong together".to_owned()),
-            remedy: if level > FEATURE_LEVEL {
-                "start the newer program"
-            } else {
-                "remove this node's data and add it as a new member"
-            },
+            remedy: if newer { REMEDY_NEWER_PROGRAM } else { REMEDY_REBUILD },
         }),
     };
     Ok(Opened { log, state, founded, unreadable, driver })

@@ -1,20 +1,24 @@
 //! The apply thread: reads the log up to the watermark, applies bounded slices, tells listeners, answers.
 //! It alone writes the applied state; its batches are not synced, because the one WAL keeps them behind the log.
 
-use super::{fatal::EXIT_IO, hub::Hub};
-use crate::core::{steps, table::Answers};
-use crossbeam_channel::{Sender, TrySendError};
+use super::{
+    digests::{Digests, Views},
+    fatal::EXIT_IO,
+    hub::Hub,
+    system,
+};
+use crate::{
+    core::{steps, table::Answers},
+    status::{REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
+};
 use okno_storage::{
     error::StorageError,
     log::LogStore,
-    state::{AppliedSlice, StateStore, StateView},
+    state::{AppliedSlice, StateStore},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::{Acquire, Relaxed},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Acquire, Relaxed},
 };
 use uuid::Uuid;
 
@@ -26,7 +30,7 @@ pub struct ApplyThread {
     pub founded: bool,
     pub cluster: Uuid,
     /// Digests are computed elsewhere: reading every row would hold apply for seconds.
-    pub digests: Sender<(u64, StateView)>,
+    pub digests: Digests,
 }
 
 impl ApplyThread {
@@ -37,18 +41,20 @@ impl ApplyThread {
             Err(error @ (StorageError::Io { .. } | StorageError::Engine(_))) => {
                 self.hub.fatal.exit(EXIT_IO, &format!("apply thread: {error}"));
             }
-            Err(error) => self.hub.quarantine(
-                &format!("entry {} cannot be applied: {error}", self.state.mark().index + 1),
-                "if the entry is of a newer version, start the newer program; otherwise remove this node's data and \
-                 add it as a new member",
-            ),
+            Err(error) => {
+                let newer = matches!(error, StorageError::Newer { .. });
+                self.hub.quarantine(
+                    &format!("entry {} cannot be applied: {error}", self.state.mark().index + 1),
+                    if newer { REMEDY_NEWER_PROGRAM } else { REMEDY_REBUILD },
+                );
+            }
         }
     }
 
     fn slices(&mut self) -> Result<(), StorageError> {
         while let Some(watermark) = self.hub.apply.wait(self.state.mark().index) {
             let entries = steps::next_slice(&self.state, &self.log, watermark)?;
-            let began = Instant::now();
+            let began = system::monotonic();
             let slice = Arc::new(self.state.apply(&entries, watermark)?);
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             let count = &self.hub.count;
@@ -81,11 +87,9 @@ impl ApplyThread {
         if let Some(index) = slice.marker {
             // The view is of this moment: apply goes on only when it is taken.
             let view = self.state.reader().view();
-            match self.digests.try_send((index, view)) {
-                Ok(()) => {}
-                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                    tracing::warn!(index, "digest left out: the one before is not done");
-                }
+            if let Some(passed_over) = self.digests.put(index, view) {
+                self.hub.count.markers_passed_over.fetch_add(1, Relaxed);
+                tracing::warn!(index, passed_over, "markers come faster than rows are digested");
             }
         }
         Ok(())
@@ -108,9 +112,9 @@ impl ApplyThread {
 }
 
 /// Digests all rows of the views handed in, one after the other.
-pub fn digest_thread(hub: &Hub, views: &crossbeam_channel::Receiver<(u64, StateView)>) {
-    while let Ok((index, view)) = views.recv() {
-        let began = Instant::now();
+pub fn digest_thread(hub: &Hub, views: &Views) {
+    while let Some((index, view)) = views.next() {
+        let began = system::monotonic();
         match view.digest() {
             Ok(hash) => {
                 tracing::info!(index, hash = %hex::encode(hash), took = ?began.elapsed(), "digest of all rows");
@@ -119,7 +123,7 @@ pub fn digest_thread(hub: &Hub, views: &crossbeam_channel::Receiver<(u64, StateV
             }
             Err(error) => hub.quarantine(
                 &format!("rows cannot be read for the digest at index {index}: {error}"),
-                "this node's data are damaged: remove them and add the node as a new member",
+                REMEDY_REBUILD,
             ),
         }
     }

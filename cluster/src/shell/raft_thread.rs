@@ -4,6 +4,7 @@
 use super::{
     fatal::EXIT_IO,
     hub::{Hub, RaftFacts},
+    system,
 };
 use crate::{
     core::{
@@ -14,7 +15,7 @@ use crate::{
         steps,
         table::Answers,
     },
-    status::NodePhase,
+    status::{NodePhase, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
     transport::Transport,
 };
 use bytes::Bytes;
@@ -43,20 +44,14 @@ pub struct RaftThread {
 }
 
 impl RaftThread {
-    /// Runs until stopped. An error is final: the process ends (rule 12).
+    /// Runs until stopped. An error is final.
     pub fn run(mut self) {
         match catch_unwind(AssertUnwindSafe(|| self.turns())) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
+            Ok(Err(error)) => self.end(&error),
             // The driver is not touched any more: raft-rs was left in the middle of something.
             Err(panic) => match self.unreadable.get() {
-                Some(error @ (StorageError::Corrupt { .. } | StorageError::Newer { .. })) => {
-                    self.hub.quarantine(
-                        &format!("the log cannot be read: {error}"),
-                        "this node's data are damaged: remove them and add it as a new member",
-                    )
-                }
-                Some(error) => self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
+                Some(error) => self.end(error),
                 None => resume_unwind(panic),
             },
         }
@@ -65,9 +60,19 @@ impl RaftThread {
         }
     }
 
+    /// Wrong data quarantine, a failing disk ends the process (rule 12).
+    fn end(&self, error: &StorageError) {
+        let remedy = match error {
+            StorageError::Corrupt { .. } => REMEDY_REBUILD,
+            StorageError::Newer { .. } => REMEDY_NEWER_PROGRAM,
+            _ => return self.hub.fatal.exit(EXIT_IO, &format!("raft thread: {error}")),
+        };
+        self.hub.quarantine(&format!("the log cannot be read: {error}"), remedy);
+    }
+
     fn turns(&mut self) -> Result<(), StorageError> {
         let tick = self.hub.settings.tick;
-        let mut next_tick = Instant::now() + tick;
+        let mut next_tick = system::monotonic() + tick;
         let mut handed_over: Option<Instant> = None;
         let mut spare = Vec::new();
         loop {
@@ -80,7 +85,7 @@ impl RaftThread {
             if taken.stop {
                 events.push(Event::Close);
             }
-            let now = Instant::now();
+            let now = system::monotonic();
             if now >= next_tick {
                 // Behind the messages, so that what came in meanwhile counts first; ticks missed in a long append
                 // are not made up, or a slow disk would look like a dead leader.
@@ -174,7 +179,7 @@ impl RaftThread {
 
     /// The one place where entries, term and vote reach the disk. True: it was slow.
     fn persist(&mut self, persist: Persist) -> Result<bool, StorageError> {
-        let began = Instant::now();
+        let began = system::monotonic();
         let entries = persist.entries.len() as u64;
         self.timed(|this| steps::persist(&mut this.identity, &this.log, persist))?;
         let took = began.elapsed();

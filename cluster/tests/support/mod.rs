@@ -1,18 +1,19 @@
 //! Three whole nodes in one process: real threads, real streams over loopback TCP, stores in memory.
+#![allow(clippy::disallowed_methods, reason = "whole nodes run in real time")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use okno_cluster::{
     Cluster, ClusterHandle, ClusterParts, ClusterSettings, ConnectError, Fatal, ForwardHandler, NodeId,
-    PeerConnector, PeerIdentity,
+    PeerConnector, PeerIdentity, Quarantine,
     api::{Lane, Proposal, Proposer, Role, Settled, ShardNotice, ShardPort},
 };
 use okno_storage::{
     commit::{Body, Commit, CommitId, EntityKey, Record, RecordTag, SystemOp, Value},
     engine::Engine,
     identity::{Identity, IdentityRecord, Member},
-    memory::MemoryIdentity,
+    memory::{MemoryEngine, MemoryIdentity},
 };
 use parking_lot::Mutex;
 use std::{
@@ -143,6 +144,16 @@ pub fn settings() -> ClusterSettings {
 
 impl TestNode {
     pub async fn start<E: Engine + Clone>(disk: &Disk<E>) -> Self {
+        Self::start_with(disk, None).await
+    }
+
+    /// As a node whose data cannot be used.
+    pub async fn start_quarantined<E: Engine + Clone>(disk: &Disk<E>, why: Quarantine) -> Self {
+        let (medium, address) = (disk.medium.clone(), disk.address.clone());
+        Self::start_with(&Disk { engine: MemoryEngine::new(), medium, address }, Some(why)).await
+    }
+
+    async fn start_with<E: Engine + Clone>(disk: &Disk<E>, why: Option<Quarantine>) -> Self {
         let identity = Identity::open(Box::new(disk.medium.clone())).expect("memory");
         let id = identity.record().node_id;
         let fatal = Arc::new(RecordingFatal::default());
@@ -152,7 +163,11 @@ impl TestNode {
             connector: Arc::new(PlainConnector(id)),
             fatal: fatal.clone(),
         };
-        let (handle, service) = Cluster::start(settings(), parts).await.expect("starts");
+        let started = match why {
+            None => Cluster::start(settings(), parts).await,
+            Some(why) => Cluster::start_quarantined(settings(), parts, why).await,
+        };
+        let (handle, service) = started.expect("starts");
         handle.set_forward_handler(Arc::new(Echo(id)));
         let (tell, notices) = mpsc::unbounded_channel();
         handle.register(0, Arc::new(Port(tell)));

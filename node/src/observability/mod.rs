@@ -4,6 +4,7 @@ pub mod alarms;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+pub mod panics;
 pub mod security;
 
 use std::error::Error;
