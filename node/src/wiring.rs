@@ -71,6 +71,7 @@ pub fn runtime_settings(settings: &Settings) -> RuntimeSettings {
         runtime.shards = actors.shards;
     }
     runtime.shard.resident_max = actors.resident_max;
+    runtime.marker_every_ms = i64::try_from(actors.marker_every.as_millis()).unwrap_or(i64::MAX);
     runtime.shard.idle_ms = u64::try_from(actors.idle_timeout.as_millis()).unwrap_or(u64::MAX);
     runtime
 }

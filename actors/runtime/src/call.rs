@@ -185,7 +185,8 @@ pub(crate) fn quarantined(reason: &str) -> Refusal {
     )
 }
 
-pub(crate) fn reused() -> Refusal {
+/// The id was used for something else.
+pub fn reused() -> Refusal {
     refusal(
         RefusalClass::InvalidArgument,
         "REQUEST_ID_REUSED",

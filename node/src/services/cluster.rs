@@ -2,6 +2,7 @@
 
 use super::{
     desk::{Desk, WriteRequest, storage_failure},
+    transfers::Transfers,
     watch::stopping,
 };
 use crate::{
@@ -10,9 +11,13 @@ use crate::{
     front::CallContext,
 };
 use futures::Stream;
-use okno_cluster::{ClusterStatus, MemberStatus, NodePhase, TransferError, api::Role};
+use okno_cluster::{
+    ClusterStatus, MemberStatus, NodePhase, TransferError,
+    api::{Proposer, Role},
+};
 use okno_domain::entity::RefusalClass;
 use okno_proto::v1::{self, cluster_service_server::ClusterService, watch_notices_response::Update};
+use okno_runtime::shard::check_request_id;
 use okno_storage::commit::{EntityKey, SystemOp};
 use std::{
     pin::Pin,
@@ -23,7 +28,16 @@ use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-pub struct Clusters(pub Arc<Desk>);
+pub struct Clusters {
+    desk: Arc<Desk>,
+    transfers: Arc<Transfers>,
+}
+
+impl Clusters {
+    pub fn new(desk: Arc<Desk>) -> Self {
+        Self { desk, transfers: Arc::default() }
+    }
+}
 
 /// Notices on their way to one reader.
 const QUEUE_MAX: usize = 64;
@@ -103,7 +117,7 @@ impl ClusterService for Clusters {
         let handler = |desk: Arc<Desk>, _: CallContext, _| async move {
             Ok(status_response(&desk.cluster.status(), desk.started_at))
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn list_members(
@@ -115,21 +129,35 @@ impl ClusterService for Clusters {
             let members = status.members.iter().map(|one| member(&status, one)).collect();
             Ok(v1::ListMembersResponse { members, served_by: desk.node_id })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn transfer_leader(
         &self,
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
-        let handler = |desk: Arc<Desk>, _: CallContext, message: v1::TransferLeaderRequest| async move {
+        let transfers = Arc::clone(&self.transfers);
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::TransferLeaderRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            check_request_id(request.request_id).map_err(Failure::Refused)?;
             let to = Some(message.to).filter(|to| *to != 0);
-            let leader = desk.cluster.transfer_leader(to).await.map_err(transfer_failure)?;
+            let leads = matches!(desk.cluster.role().role, Role::Leader { .. });
+            let leader = match transfers.known(&request)? {
+                Some(leader) => leader,
+                // What was asked for is so: a retry of what another node carried out, as a rule.
+                None if leads && to == Some(desk.node_id) => desk.node_id,
+                None => {
+                    let leader = desk.cluster.transfer_leader(to).await.map_err(transfer_failure)?;
+                    transfers.carried_out(request, leader);
+                    tracing::info!(leader, "leadership was handed over by an operator");
+                    leader
+                }
+            };
             let term = desk.cluster.status().term;
-            tracing::info!(leader, term, "leadership was handed over by an operator");
             Ok(v1::TransferLeaderResponse { leader, term, served_by: desk.node_id })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn show_entity(
@@ -166,7 +194,7 @@ impl ClusterService for Clusters {
                 ),
             })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn release_entity(
@@ -180,7 +208,7 @@ impl ClusterService for Clusters {
             let meta = desk.system(&context, request, SystemOp::Release { entity }).await?;
             Ok(v1::ReleaseEntityResponse { meta })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn place_marker(
@@ -194,7 +222,7 @@ impl ClusterService for Clusters {
             let marker_index = meta.as_ref().map(|meta| meta.applied_index).unwrap_or_default();
             Ok(v1::PlaceMarkerResponse { meta, marker_index })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     async fn get_digests(
@@ -214,7 +242,7 @@ impl ClusterService for Clusters {
             });
             Ok(v1::GetDigestsResponse { served_by: desk.node_id, members: members.collect() })
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 
     type WatchNoticesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchNoticesResponse, Status>> + Send>>;
@@ -239,7 +267,7 @@ impl ClusterService for Clusters {
             });
             Ok(Box::pin(ReceiverStream::new(received)) as Self::WatchNoticesStream)
         };
-        self.0.handle(request, handler).await
+        self.desk.handle(request, handler).await
     }
 }
 

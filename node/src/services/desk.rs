@@ -61,10 +61,15 @@ pub struct WriteRequest {
     pub request_id: Uuid,
     attempt: u32,
     workstation: String,
-    hash: [u8; 32],
+    pub hash: [u8; 32],
 }
 
 impl WriteRequest {
+    #[cfg(test)]
+    pub fn made_up(principal: Principal, request_id: Uuid, hash: [u8; 32]) -> Self {
+        Self { principal, request_id, attempt: 1, workstation: String::new(), hash }
+    }
+
     /// Takes `meta` apart; `body` is the message without it, which the hash covers together with the method.
     pub fn of(
         context: &CallContext,

@@ -10,6 +10,7 @@ pub mod notices;
 mod paging;
 mod queue;
 mod scope;
+mod transfers;
 mod watch;
 pub mod workstations;
 
@@ -76,7 +77,7 @@ pub fn services(
             directory_service_server::DirectoryServiceServer,
             directory::Directories(desk.clone())
         ))
-        .add_service(server!(cluster_service_server::ClusterServiceServer, cluster::Clusters(desk.clone())))
+        .add_service(server!(cluster_service_server::ClusterServiceServer, cluster::Clusters::new(desk.clone())))
         .add_service(server!(
             workstation_service_server::WorkstationServiceServer,
             workstations::Workstations(desk.clone())

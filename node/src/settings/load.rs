@@ -215,6 +215,9 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     if settings.actors.resident_max == 0 {
         return fail("actors.resident_max", "expected at least 1");
     }
+    if settings.actors.marker_every < std::time::Duration::from_secs(60) {
+        return fail("actors.marker_every", "expected at least 1m: every member reads all its rows at each");
+    }
     if settings.clients.handshakes_max == 0 || settings.clients.connections_max == 0 {
         return fail("clients.connections_max", "expected connections_max and handshakes_max of at least 1");
     }

@@ -214,11 +214,20 @@ pub struct ActorsSection {
     pub idle_timeout: Duration,
     /// Entities in memory at a time, over all shards; the longest unused leave first.
     pub resident_max: usize,
+    /// How often all members digest and compare all their rows, in the cluster's own time (rule 15).
+    #[serde(with = "humantime_serde")]
+    pub marker_every: Duration,
 }
 
 impl Default for ActorsSection {
     fn default() -> Self {
-        Self { shards: 0, threads: 0, idle_timeout: Duration::from_secs(600), resident_max: 200_000 }
+        Self {
+            shards: 0,
+            threads: 0,
+            idle_timeout: Duration::from_secs(600),
+            resident_max: 200_000,
+            marker_every: Duration::from_secs(24 * 3_600),
+        }
     }
 }
 
