@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 fn main() {
-    let mut options = okno_drills::Options { wait: Duration::from_secs(5), ..okno_drills::Options::default() };
+    let mut options =
+        okno_drills::Options { wait: Duration::from_secs(5), ..okno_drills::Options::default() };
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -17,7 +18,9 @@ fn main() {
     }
     let drills = okno_drills::select(&names).expect("a drill of this name");
     let reports = okno_drills::run(&drills, &options, |progress| match progress {
-        okno_drills::Progress::Ended { report } => eprintln!("{}: {:?} {}", report.name, report.verdict, report.explanation),
+        okno_drills::Progress::Ended { report } => {
+            eprintln!("{}: {:?} {}", report.name, report.verdict, report.explanation)
+        }
         other => eprintln!("{other:?}"),
     });
     println!("{}", serde_json::to_string_pretty(&reports).expect("a report is JSON"));

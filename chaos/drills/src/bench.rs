@@ -10,8 +10,8 @@
 
 use crate::Options;
 use crate::harness::cluster::Cluster;
-use crate::harness::load::Load;
 use crate::harness::plan::Plan;
+use crate::load::{Load, Staff};
 use crate::watch::Watch;
 use okno_checks::invariants::{Invariant, Verdict};
 use okno_checks::report::Mark;
@@ -22,8 +22,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Writers of the usual load.
-pub const WRITERS: usize = 8;
 /// Acknowledged writes before a drill begins with its faults.
 pub const WARM_UP_WRITES: u64 = 150;
 /// Warming up takes about a second; a busy machine is given more.
@@ -81,7 +79,7 @@ impl Bench {
     /// A cluster that serves, under the usual load, warmed up.
     pub async fn start(&mut self, plan: Plan) {
         self.prepare(plan);
-        self.begin(WRITERS).await;
+        self.begin().await;
     }
 
     /// Lays the cluster out; nothing runs yet.
@@ -96,13 +94,18 @@ impl Bench {
     }
 
     /// Starts every node of a prepared cluster, fills it, and puts it under load.
-    pub async fn begin(&mut self, writers: usize) {
+    pub async fn begin(&mut self) {
+        self.begin_with(Staff::default()).await;
+    }
+
+    /// As [`Bench::begin`], with other people at work.
+    pub async fn begin_with(&mut self, staff: Staff) {
         let cluster = self.cluster.as_mut().expect("prepared before");
         cluster.start_all();
         cluster.wait_ready().await;
         cluster.fill().await;
         self.watch = Some(Watch::start(cluster));
-        self.load = Some(Load::start(cluster, writers));
+        self.load = Some(Load::start(cluster, &staff, self.options.seed));
         self.note("load begins");
         self.progress(WARM_UP_WRITES, WARM_UP_WITHIN).await;
     }
@@ -176,7 +179,7 @@ impl Bench {
 
     /// Writes acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
-        self.load.as_ref().map_or(0, |load| load.ledger().writes.len() as u64)
+        self.load.as_ref().map_or(0, Load::acknowledged)
     }
 
     /// Waits until so many more writes were acknowledged; unwinds when they are not.
@@ -199,7 +202,7 @@ impl Bench {
     pub async fn served_since(&mut self, moment: Instant, within: Duration) -> Duration {
         let until = Instant::now() + within;
         loop {
-            let first = self.load.as_ref().expect("under load").ledger().first_write_after(moment);
+            let first = self.load.as_ref().expect("under load").first_write_after(moment);
             if let Some(after) = first {
                 let (took, allowed) = (after.as_millis(), within.as_millis());
                 let text = format!("a write was acknowledged after {took} ms; {allowed} ms are allowed");

@@ -121,7 +121,10 @@ mod tests {
 
     #[test]
     fn only_an_end_with_a_reason_is_a_stop() {
-        let ended = |code: i32, said: &str| Fate::Ended { status: ExitStatus::from_raw(code << 8), said: said.into() };
+        let ended = |code: i32, said: &str| Fate::Ended {
+            status: ExitStatus::from_raw(code << 8),
+            said: said.into(),
+        };
         assert!(ended(74, "ERROR the process ends").stopped());
         assert!(!ended(0, "ERROR the process ends").stopped(), "success is no stop");
         assert!(!ended(74, "").stopped(), "nobody would know why");

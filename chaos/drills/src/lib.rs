@@ -5,6 +5,7 @@
 //! | [`drill`] | what a drill is, and what it may need |
 //! | [`drills`] | all drills, one visible list |
 //! | [`bench`] | what a drill works with: cluster, load, marks, counters |
+//! | [`load`] | who works at the cluster meanwhile, and the record of it |
 //! | [`runner`] | runs drills, one after the other, and makes the reports |
 //! | [`finish`] | the checks at the end of every drill |
 //! | [`watch`] | who leads, and how much memory nodes take, while a drill runs |
@@ -25,6 +26,7 @@ pub mod fate;
 pub mod finish;
 pub mod harness;
 pub mod limits;
+pub mod load;
 pub mod net;
 pub mod runner;
 pub mod tools;

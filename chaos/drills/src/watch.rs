@@ -1,8 +1,8 @@
 //! An onlooker during a drill: who claims to lead in which term, and how much memory the nodes take.
 
-use crate::harness::POLL;
-use crate::harness::cluster::Cluster;
+use crate::harness::cluster::{CATCH_UP_WITHIN, Cluster};
 use crate::harness::desk::Desk;
+use crate::harness::{POLL, in_time};
 use crate::limits;
 use okno_checks::invariants::{Invariant, Verdict};
 use okno_client::v1 as proto;
@@ -129,4 +129,18 @@ pub async fn caught_up(cluster: &Cluster, nodes: &[u64]) {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+/// Waits until a node has applied an index; the error says how far it is.
+pub async fn applied(cluster: &Cluster, node: u64, index: u64) -> Result<(), String> {
+    in_time(&format!("node {node} at index {index}"), CATCH_UP_WITHIN, async || {
+        match cluster.status(node).await {
+            Ok(status) if status.applied_index >= index && status.phase() == proto::NodePhase::Serving => {
+                Ok(())
+            }
+            Ok(status) => Err(format!("{:?} at {}", status.phase(), status.applied_index)),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await
 }

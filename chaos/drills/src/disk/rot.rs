@@ -42,13 +42,17 @@ pub fn files(data: &Path, kind: Kind) -> Vec<PathBuf> {
     found
 }
 
-/// Flips a bit of one byte near a place of the file, given as a fraction of its length, where something is written.
-/// Returns the offset.
-pub fn flip(file: &Path, place: f64, random: &mut impl Rng) -> u64 {
+/// Bytes of a file up to the last that is not zero: room that was only reserved does not count.
+pub fn written(file: &Path) -> u64 {
+    let bytes = std::fs::read(file).expect("a file of the stopped node");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
+}
+
+/// Flips a bit of the first byte from a place on that is not zero; returns its offset.
+pub fn flip_at(file: &Path, from: u64, random: &mut impl Rng) -> u64 {
     let opened = File::options().read(true).write(true).open(file).expect("a file of the stopped node");
     let length = opened.metadata().expect("an open file").len();
-    assert!(length > 0, "{} is empty: there is nothing to rot", file.display());
-    let from = ((length as f64 * place) as u64).min(length - 1);
+    let from = from.min(length.saturating_sub(1));
     let mut bytes = vec![0; SEARCH_BYTES.min(usize::try_from(length - from).expect("files fit memory"))];
     opened.read_exact_at(&mut bytes, from).expect("within the file");
     let (distance, byte) = bytes
@@ -56,18 +60,29 @@ pub fn flip(file: &Path, place: f64, random: &mut impl Rng) -> u64 {
         .enumerate()
         .find(|(_, byte)| **byte != 0)
         .map(|(distance, byte)| (distance as u64, *byte))
-        .unwrap_or_else(|| panic!("{} holds nothing at {from}", file.display()));
+        .unwrap_or_else(|| panic!("{} holds nothing at {from}: there is nothing to rot", file.display()));
     let flipped = byte ^ (1 << random.gen_range(0..8));
     opened.write_all_at(&[flipped], from + distance).expect("within the file");
     opened.sync_all().expect("synced");
     from + distance
 }
 
-/// Cuts a file to a fraction of its length.
-pub fn truncate(file: &Path, keep: f64) {
+/// Flips a bit in every so many bytes of what is written; returns the offsets.
+pub fn flip_every(file: &Path, step: u64, random: &mut impl Rng) -> Vec<u64> {
+    let mut offsets = Vec::new();
+    let mut at = 0;
+    while at < written(file) {
+        let offset = flip_at(file, at, random);
+        offsets.push(offset);
+        at = offset + step;
+    }
+    offsets
+}
+
+/// Cuts a file to so many bytes.
+pub fn truncate(file: &Path, bytes: u64) {
     let opened = File::options().write(true).open(file).expect("a file of the stopped node");
-    let length = opened.metadata().expect("an open file").len();
-    opened.set_len((length as f64 * keep) as u64).expect("a file can be cut");
+    opened.set_len(bytes).expect("a file can be cut");
 }
 
 pub fn remove(file: &Path) {
@@ -129,17 +144,18 @@ mod tests {
         std::fs::write(&log, &bytes).expect("written");
         std::fs::write(data.join(DATABASE).join("000013.log"), b"").expect("written");
         assert_eq!(files(&data, Kind::WriteAheadLog), [log.clone()], "the empty one is left out");
+        assert_eq!(written(&log), 10_000);
 
         let copy = Copy::take(&data, folder.path());
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-        let offset = flip(&log, 0.5, &mut random);
-        assert_eq!(offset, 6_000, "the first byte from the middle on that holds something");
+        let offset = flip_at(&log, 5_000, &mut random);
+        assert_eq!(offset, 6_000, "the first byte from there on that holds something");
         let damaged = std::fs::read(&log).expect("read");
         let different: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != damaged[*at]).collect();
         assert_eq!(different, [6_000]);
         assert_eq!((bytes[6_000] ^ damaged[6_000]).count_ones(), 1);
 
-        truncate(&log, 0.25);
+        truncate(&log, 2_500);
         assert_eq!(std::fs::metadata(&log).expect("there").len(), 2_500);
         copy.put_back();
         assert_eq!(std::fs::read(&log).expect("read"), bytes);

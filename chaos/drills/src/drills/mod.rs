@@ -2,6 +2,7 @@
 
 use crate::drill::Drill;
 
+pub mod disk_rot;
 pub mod network;
 pub mod network_lines;
 pub mod power;
@@ -14,6 +15,10 @@ pub const ALL: &[Drill] = &[
     power::POWER_LOSS_ONE,
     power::METADATA_ONLY,
     power::IMAGE_IN_FLIGHT,
+    disk_rot::WAL_ROT,
+    disk_rot::SST_ROT,
+    disk_rot::MANIFEST_LOST,
+    disk_rot::WAL_LOST,
     network::LEADER_ISOLATED,
     network::FOLLOWER_ISOLATED,
     network::ONE_WAY_CUT,

@@ -121,11 +121,18 @@ async fn leader_isolated(bench: &mut Bench) {
     bench.figure("next_write_ms", next.as_secs_f64() * 1000.0);
     bench.progress(GOES_ON_WRITES, NEXT_WRITE_WITHIN).await;
     let (successor, later) = led(bench).await;
-    assert!(successor != leader && later > term, "node {successor} leads term {later}, after {leader} in {term}");
+    assert!(
+        successor != leader && later > term,
+        "node {successor} leads term {later}, after {leader} in {term}"
+    );
     let cluster = bench.cluster();
     let stepped_down = eventually("the isolated leader steps down", STEPS_DOWN_WITHIN, async || {
         let status = cluster.status(leader).await.map_err(|error| error.to_string())?;
-        if status.role() == proto::MemberRole::Leader { Err("it still leads".to_owned()) } else { Ok(cut.elapsed()) }
+        if status.role() == proto::MemberRole::Leader {
+            Err("it still leads".to_owned())
+        } else {
+            Ok(cut.elapsed())
+        }
     })
     .await;
     bench.figure("stepped_down_within_ms", stepped_down.as_secs_f64() * 1000.0);

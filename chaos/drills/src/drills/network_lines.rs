@@ -109,7 +109,7 @@ async fn slow_links(bench: &mut Bench) {
         lines.push(Arc::clone(&proxy.line));
     }
     bench.keep(proxies);
-    bench.begin(crate::bench::WRITERS).await;
+    bench.begin().await;
     let stages = [("long", 20, 15, 0), ("long-and-narrow", 100, 100, 512 << 10)];
     let mut first = None;
     for (name, delay, jitter, bytes_per_second) in stages {

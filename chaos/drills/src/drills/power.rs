@@ -183,7 +183,10 @@ async fn power_loss_one(bench: &mut Bench) {
         let canaries = lose_power(bench, &disks, &[node], PowerCut::EverythingUnsynced).await;
         let cut = Instant::now();
         let next = bench.served_since(cut, NEXT_WRITE_WITHIN).await;
-        bench.figure(if leads { "next_write_ms" } else { "next_write_without_follower_ms" }, next.as_secs_f64() * 1000.0);
+        bench.figure(
+            if leads { "next_write_ms" } else { "next_write_without_follower_ms" },
+            next.as_secs_f64() * 1000.0,
+        );
         bench.progress(GOES_ON_WRITES, NEXT_WRITE_WITHIN).await;
         restore_power(bench, &disks, &[node], &canaries);
         bench.over(fault);

@@ -7,7 +7,7 @@ use crate::cleanup;
 use crate::harness::desk::Desk;
 use crate::harness::plan::{self, Launch, Plan};
 use crate::harness::process::{self, Process};
-use crate::harness::{POLL, eventually, people, pki};
+use crate::harness::{POLL, eventually, in_time, people, pki};
 use okno_client::v1 as proto;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -409,10 +409,16 @@ impl Cluster {
 
     /// `okno verify` of a stopped node's data: identity, log, hash chain and all rows.
     pub fn assert_verified(&self, node: u64) {
+        self.verified(node).unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    /// As [`Cluster::assert_verified`]; the error is what `okno verify` said.
+    pub fn verified(&self, node: u64) -> Result<(), String> {
         let data = &self.entry(node).data;
-        let output = okno(&["verify", "--dir", &data.to_string_lossy()]);
+        let output = okno_of(Some(&self.binary), &["verify", "--dir", &data.to_string_lossy()]);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "node {node} does not pass its check: {out}{err}");
+        let problem = || format!("node {node} does not pass its check: {}{}", out.trim(), err.trim());
+        output.status.success().then_some(()).ok_or_else(problem)
     }
 
     // ---- Callers ----
@@ -547,12 +553,17 @@ impl Cluster {
     /// Places a marker and checks that every running node digests all its rows alike, and that the hash chains agree
     /// at a common index.
     pub async fn assert_alike(&self) {
-        let marker =
-            self.admin().call(proto::PlaceMarkerRequest { meta: None }).await.expect("a marker").marker_index;
-        let running: Vec<u64> = self.nodes.keys().copied().collect();
-        let digests = eventually("a digest of every node", CATCH_UP_WITHIN, async || {
+        let running = self.running();
+        self.alike(&running).await.unwrap_or_else(|difference| panic!("{difference}"));
+    }
+
+    /// As [`Cluster::assert_alike`], of some nodes; says what was compared, or the difference.
+    pub async fn alike(&self, nodes: &[u64]) -> Result<String, String> {
+        let placed = self.admin().call(proto::PlaceMarkerRequest { meta: None }).await;
+        let marker = placed.map_err(|error| format!("no marker: {error}"))?.marker_index;
+        let digests = in_time("a digest of every node", CATCH_UP_WITHIN, async || {
             let mut own = BTreeMap::new();
-            for node in &running {
+            for node in nodes {
                 let response =
                     self.admin_at[node].call(proto::GetDigestsRequest {}).await.map_err(|e| e.to_string())?;
                 let of_node =
@@ -561,30 +572,29 @@ impl Cluster {
             }
             Ok::<_, String>(own)
         })
-        .await;
-        let first = digests.values().next().expect("a node runs");
-        assert!(!first.is_empty());
-        assert!(
-            digests.values().all(|digest| digest == first),
-            "digests at index {marker} differ: {digests:?}"
-        );
-        eventually("hash chains at a common index", CATCH_UP_WITHIN, async || {
+        .await?;
+        let first = digests.values().next().ok_or("no node runs")?;
+        if first.is_empty() || digests.values().any(|digest| digest != first) {
+            return Err(format!("digests at index {marker} differ: {digests:?}"));
+        }
+        let heads = in_time("hash chains at a common index", CATCH_UP_WITHIN, async || {
             let mut heads = BTreeMap::new();
-            for node in &running {
+            for node in nodes {
                 let status = self.status(*node).await.map_err(|error| error.to_string())?;
                 heads.insert(*node, (status.applied_index, status.chain));
             }
-            let (index, chain) = heads.values().next().expect("a node runs").clone();
-            if heads.values().any(|(other, _)| *other != index) {
+            let index = heads.values().next().map(|(index, _)| *index);
+            if heads.values().any(|(other, _)| Some(*other) != index) {
                 return Err(format!("{heads:?}"));
             }
-            assert!(
-                heads.values().all(|(_, other)| *other == chain),
-                "hash chains at {index} differ: {heads:?}"
-            );
-            Ok(())
+            Ok(heads)
         })
-        .await;
+        .await?;
+        let (index, chain) = heads.values().next().ok_or("no node runs")?;
+        if heads.values().any(|(_, other)| other != chain) {
+            return Err(format!("hash chains at {index} differ: {heads:?}"));
+        }
+        Ok(format!("{} nodes alike: rows at {marker}, chain at {index}", nodes.len()))
     }
 }
 

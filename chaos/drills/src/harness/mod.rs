@@ -30,16 +30,24 @@ use std::time::{Duration, Instant};
 pub const POLL: Duration = Duration::from_millis(20);
 
 /// Asks until the answer is there; panics with the last objection when `within` has passed.
-pub async fn eventually<T, E: Debug, F>(what: &str, within: Duration, mut ask: F) -> T
+pub async fn eventually<T, E: Debug, F>(what: &str, within: Duration, ask: F) -> T
+where
+    F: AsyncFnMut() -> Result<T, E>,
+{
+    in_time(what, within, ask).await.unwrap_or_else(|objection| panic!("{objection}"))
+}
+
+/// As [`eventually`]; the error says in words what was not there.
+pub async fn in_time<T, E: Debug, F>(what: &str, within: Duration, mut ask: F) -> Result<T, String>
 where
     F: AsyncFnMut() -> Result<T, E>,
 {
     let until = Instant::now() + within;
     loop {
         match ask().await {
-            Ok(answer) => return answer,
+            Ok(answer) => return Ok(answer),
             Err(objection) if Instant::now() > until => {
-                panic!("{what}: not within {within:?}: {objection:?}")
+                return Err(format!("{what}: not within {within:?}: {objection:?}"));
             }
             Err(_) => tokio::time::sleep(POLL).await,
         }

@@ -6,6 +6,8 @@ use okno_client::v1 as proto;
 pub const QUIET_OFFICE: &str = "tikhaya";
 /// Where the writers beside a test work.
 pub const BUSY_OFFICE: &str = "rechnaya";
+/// Gives out the tickets of the busy office.
+pub const BUSY_KIOSK: &str = "hall-rechnaya";
 /// The officer of the quiet office; the development cluster has a certificate of hers.
 pub const OFFICER: &str = "lipova";
 /// Writers there are certificates for.
@@ -30,7 +32,7 @@ pub fn offices() -> Vec<proto::Office> {
     };
     vec![
         office(QUIET_OFFICE, "МФЦ «Тихая улица»", "hall-tikhaya"),
-        office(BUSY_OFFICE, "МФЦ «Речная»", "hall-rechnaya"),
+        office(BUSY_OFFICE, "МФЦ «Речная»", BUSY_KIOSK),
     ]
 }
 
@@ -46,6 +48,7 @@ pub fn windows() -> Vec<proto::Window> {
         window(QUIET_OFFICE, 2, ""),
         window(QUIET_OFFICE, 3, "ws-tikhaya-3"),
         window(BUSY_OFFICE, 1, ""),
+        window(BUSY_OFFICE, 2, ""),
     ]
 }
 
@@ -96,3 +99,7 @@ pub fn snils(n: u32) -> String {
         digits.bytes().zip((1..=9u32).rev()).map(|(digit, weight)| u32::from(digit - b'0') * weight).sum();
     format!("{}-{}-{} {:02}", &digits[..3], &digits[3..6], &digits[6..], sum % 101 % 100)
 }
+
+/// Letter of the service's tickets, and the reasons it may be suspended for: as the shipped catalogue has them.
+pub const SERVICE_LETTER: char = 'Н';
+pub const SERVICE_SUSPENSIONS: [&str; 2] = ["registrar", "applicant"];
