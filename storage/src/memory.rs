@@ -246,7 +246,8 @@ impl Engine for MemoryEngine {
                 BatchOp::DeleteRange(cf, from, to) => {
                     let Some(range) = bounds(&from, &to) else { continue };
                     let family = &inner.live[cf as usize];
-                    let keys: Vec<Bytes> = family.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
+                    let keys: Vec<Bytes> =
+                        family.range::<[u8], _>(range).map(|(key, _)| key.clone()).collect();
                     for key in keys {
                         put(&mut inner, cf, key, None);
                     }

@@ -95,9 +95,10 @@ pub fn founded(
     cluster: Uuid,
     pins: &[(u64, Uuid)],
 ) -> Result<Option<bool>, StorageError> {
-    let here = slice.entries.iter().any(|e| {
-        e.outcome == Outcome::Applied && e.entity.as_ref().is_some_and(|k| k.as_str() == FOUNDING)
-    });
+    let here = slice
+        .entries
+        .iter()
+        .any(|e| e.outcome == Outcome::Applied && e.entity.as_ref().is_some_and(|k| k.as_str() == FOUNDING));
     if !here {
         return Ok(None);
     }

@@ -27,10 +27,8 @@ pub struct Digests<V = StateView>(Arc<Shared<V>>);
 pub struct Views<V = StateView>(Arc<Shared<V>>);
 
 pub fn digests<V>() -> (Digests<V>, Views<V>) {
-    let shared = Arc::new(Shared {
-        place: Mutex::new(Place { waiting: None, closed: false }),
-        wake: Condvar::new(),
-    });
+    let shared =
+        Arc::new(Shared { place: Mutex::new(Place { waiting: None, closed: false }), wake: Condvar::new() });
     (Digests(shared.clone()), Views(shared))
 }
 

@@ -110,9 +110,9 @@ impl ScannerTask {
             Effect::Purge { before_ms } => self.ask(SystemOp::PurgeRequests { before_ms }, |answer| {
                 Event::PurgeDone(matches!(answer, Answer::Done { .. }))
             }),
-            Effect::Marker => self.ask(SystemOp::Marker, |answer| {
-                Event::MarkerDone(matches!(answer, Answer::Done { .. }))
-            }),
+            Effect::Marker => {
+                self.ask(SystemOp::Marker, |answer| Event::MarkerDone(matches!(answer, Answer::Done { .. })))
+            }
         }
     }
 
