@@ -77,7 +77,10 @@ pub fn services(
             directory_service_server::DirectoryServiceServer,
             directory::Directories(desk.clone())
         ))
-        .add_service(server!(cluster_service_server::ClusterServiceServer, cluster::Clusters::new(desk.clone())))
+        .add_service(server!(
+            cluster_service_server::ClusterServiceServer,
+            cluster::Clusters::new(desk.clone())
+        ))
         .add_service(server!(
             workstation_service_server::WorkstationServiceServer,
             workstations::Workstations(desk.clone())
