@@ -36,6 +36,9 @@ pub struct Setting {
     /// Offices a client works in; a client that is not named works everywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub officers: BTreeMap<u32, BTreeSet<String>>,
+    /// The history may end before every message between entities has arrived.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub links_may_wait: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,9 @@ pub struct Service {
     /// Codes of the reasons it may be suspended for.
     #[serde(default)]
     pub suspensions: BTreeSet<String>,
+    /// Its results are kept for a term of at least a day; until then none is unclaimed.
+    #[serde(default)]
+    pub storage: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

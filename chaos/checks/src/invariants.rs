@@ -37,6 +37,7 @@ catalogue! {
     SameState "same-state" "equal hash at equal index, equal digest of rows";
     OnceARequest "once-a-request" "nothing happened twice for one request id";
     UnknownResolves "unknown-resolves" "an unknown outcome is one of the two, for ever";
+    NothingUnasked "nothing-unasked" "what was refused or not applied left nothing, and nothing is there unasked";
     MessagesOnce "messages-once" "messages between entities are neither lost nor doubled";
     TimersOnce "timers-once" "every timer fires once, and not before its time";
     Progress "progress" "the service goes on within the stated time once faults end";

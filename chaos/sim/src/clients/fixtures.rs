@@ -121,6 +121,8 @@ pub fn setting(clocks: &[(u64, i64)]) -> Setting {
     let service = |active, letter, suspensions: &[&str]| ServiceSetting {
         active,
         letter,
+        // Of the services here those that are suspended keep results, too.
+        storage: !suspensions.is_empty(),
         suspensions: suspensions.iter().map(|code| (*code).to_owned()).collect(),
     };
     let office = OfficeSetting {
@@ -139,6 +141,7 @@ pub fn setting(clocks: &[(u64, i64)]) -> Setting {
             .map(|(since, wall_ms)| (*since, super::translate::day(local_date(*wall_ms, OFFSET_MINUTES))))
             .collect(),
         officers: BTreeMap::from([(OF_ONE_OFFICE, BTreeSet::from([OFFICES[0].to_owned()]))]),
+        links_may_wait: false,
     }
 }
 

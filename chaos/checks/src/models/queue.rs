@@ -1,0 +1,334 @@
+//! The model of an office's queue: who waits, who is at which window, and which number comes next.
+//!
+//! The office's date is not seen, only bounded: an operation may meet the queue's own day or a later one that was
+//! possible by then. Tickets of past days may have been swept away.
+
+use super::{Op, works_in};
+use crate::{
+    history::{Call, Day, Office, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Setting, TicketName, TicketSeen},
+    linear::Model,
+};
+
+/// Numbers of one letter and day.
+const NUMBERS_MAX: u16 = 999;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State<'a> {
+    /// Of the latest ticket; 0: none yet.
+    day: Day,
+    /// The last number of each letter on that day.
+    last: Vec<(char, u16)>,
+    /// In the order they were taken.
+    tickets: Vec<Ticket<'a>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Ticket<'a> {
+    day: Day,
+    letter: char,
+    number: u16,
+    priority: bool,
+    place: Place<'a>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place<'a> {
+    Waiting,
+    Called(&'a str),
+    InService(&'a str),
+    Finished(&'a str),
+}
+
+/// The model of one office's queue.
+pub struct QueueModel<'a> {
+    setting: &'a Setting,
+    code: &'a str,
+    office: Option<&'a Office>,
+}
+
+enum Decision<'a> {
+    Refused(&'static str),
+    Done(State<'a>, Seeing<'a>),
+}
+
+/// What a reply must show.
+enum Seeing<'a> {
+    Taken(Ticket<'a>, u32),
+    Ticket(Ticket<'a>),
+}
+
+impl<'a> QueueModel<'a> {
+    pub fn new(setting: &'a Setting, office: &'a str) -> Self {
+        Self { setting, code: office, office: setting.offices.get(office) }
+    }
+
+    /// The dates an operation may have met: the queue's own, and later ones.
+    fn days(&self, state: &State<'a>, latest: Day) -> Vec<Day> {
+        let mut days = if state.day == 0 { Vec::new() } else { vec![state.day] };
+        for (_, day) in &self.setting.days {
+            if *day > state.day && *day <= latest && !days.contains(day) {
+                days.push(*day);
+            }
+        }
+        days
+    }
+
+    fn decide(&self, state: &State<'a>, op: &Op<'a>) -> Vec<Decision<'a>> {
+        let refused = |reason| vec![Decision::Refused(reason)];
+        if !works_in(self.setting, op.client, self.code) {
+            return refused("OFFICE_FOREIGN");
+        }
+        let Some(office) = self.office else { return refused("OFFICE_UNKNOWN") };
+        match op.call {
+            Call::TakeTicket { purpose, service, category } => {
+                let letter = match self.letter(*purpose, service) {
+                    Ok(letter) => letter,
+                    Err(reason) => return refused(reason),
+                };
+                let priority = !category.is_empty();
+                if priority && !office.categories.contains(category) {
+                    return refused("CATEGORY_UNKNOWN");
+                }
+                let days = self.days(state, op.latest_day);
+                days.into_iter().map(|day| take(state, day, letter, priority)).collect()
+            }
+            Call::CallNext { window } => {
+                let Some(letters) = office.windows.get(window) else { return refused("WINDOW_UNKNOWN") };
+                let days = self.days(state, op.latest_day);
+                if days.is_empty() {
+                    return refused("QUEUE_EMPTY");
+                }
+                days.into_iter().map(|day| call_next(state, day, window, letters)).collect()
+            }
+            Call::Begin { ticket, window } => {
+                if !office.windows.contains_key(window) {
+                    return refused("WINDOW_UNKNOWN");
+                }
+                self.with_ticket(state, ticket, op.latest_day, |known| {
+                    // Only on the day it was taken.
+                    let mut decisions = Vec::new();
+                    if known.day != state.day || op.latest_day > known.day {
+                        decisions.push(Decision::Refused("TICKET_STATE"));
+                    }
+                    if known.day == state.day {
+                        decisions.push(match known.place {
+                            Place::Called(at) if at == window => moved(state, known, Place::InService(at)),
+                            Place::Called(_) => Decision::Refused("WINDOW_OTHER"),
+                            _ => Decision::Refused("TICKET_STATE"),
+                        });
+                    }
+                    decisions
+                })
+            }
+            Call::Finish { ticket, window, served } => {
+                if !office.windows.contains_key(window) {
+                    return refused("WINDOW_UNKNOWN");
+                }
+                self.with_ticket(state, ticket, op.latest_day, |known| {
+                    vec![match (known.place, served) {
+                        (Place::InService(at), true) | (Place::Called(at), false) => {
+                            if at == window {
+                                moved(state, known, Place::Finished(at))
+                            } else {
+                                Decision::Refused("WINDOW_OTHER")
+                            }
+                        }
+                        _ => Decision::Refused("TICKET_STATE"),
+                    }]
+                })
+            }
+            // Calls of cases, and calls that must not come this far.
+            _ => Vec::new(),
+        }
+    }
+
+    fn letter(&self, purpose: Purpose, service: &str) -> Result<char, &'static str> {
+        let own = match purpose {
+            Purpose::Apply => 'У',
+            Purpose::AskStatus => 'С',
+            Purpose::CollectResult => 'Р',
+            Purpose::Other => 'П',
+        };
+        if service.is_empty() {
+            return Ok(own);
+        }
+        let known = self.setting.services.get(service).ok_or("SERVICE_UNKNOWN")?;
+        match purpose {
+            Purpose::Apply if !known.active => Err("SERVICE_INACTIVE"),
+            Purpose::Apply => Ok(known.letter),
+            _ => Ok(own),
+        }
+    }
+
+    fn with_ticket(
+        &self,
+        state: &State<'a>,
+        name: &TicketName,
+        latest: Day,
+        decide: impl FnOnce(Ticket<'a>) -> Vec<Decision<'a>>,
+    ) -> Vec<Decision<'a>> {
+        let Some(known) = state.tickets.iter().copied().find(|ticket| ticket.is(name)) else {
+            return vec![Decision::Refused("TICKET_UNKNOWN")];
+        };
+        let mut decisions = decide(known);
+        // The day may have turned, and the sweep come.
+        if latest > known.day {
+            decisions.push(Decision::Refused("TICKET_UNKNOWN"));
+        }
+        decisions
+    }
+
+    fn shows(&self, state: &State<'a>, seen: &Seen) -> bool {
+        match seen {
+            Seen::Absent => state.day == 0,
+            Seen::Queue(QueueSeen { day, tickets, .. }) => {
+                let of_day = state.tickets.iter().filter(|ticket| ticket.day == state.day).count();
+                // A sweep after midnight removes them all, if no ticket of the new day was taken yet.
+                let all = tickets.len() == of_day || (tickets.is_empty() && self.later_than(state.day));
+                *day == state.day
+                    && all
+                    && tickets.windows(2).all(|pair| pair[0].name < pair[1].name)
+                    && tickets.iter().all(|seen| {
+                        state.tickets.iter().find(|ticket| ticket.is(&seen.name)).is_some_and(|own| own.shows(seen))
+                    })
+            }
+            Seen::Case(_) => false,
+        }
+    }
+
+    fn later_than(&self, day: Day) -> bool {
+        self.setting.days.iter().any(|(_, other)| *other > day)
+    }
+}
+
+impl Ticket<'_> {
+    fn is(&self, name: &TicketName) -> bool {
+        let mut letters = name.number.chars();
+        name.day == self.day
+            && letters.next() == Some(self.letter)
+            && letters.as_str().len() == 3
+            && letters.as_str().parse() == Ok(self.number)
+    }
+
+    fn shows(&self, seen: &TicketSeen) -> bool {
+        let place = match &seen.phase {
+            Phase::Waiting => Place::Waiting,
+            Phase::Called(window) => Place::Called(window),
+            Phase::InService(window) => Place::InService(window),
+            Phase::Finished(window) => Place::Finished(window),
+        };
+        self.is(&seen.name) && seen.priority == self.priority && place == self.place
+    }
+}
+
+fn take<'a>(state: &State<'a>, day: Day, letter: char, priority: bool) -> Decision<'a> {
+    let mut next = state.clone();
+    if day != state.day {
+        next.day = day;
+        next.last.clear();
+    }
+    let place = match next.last.iter().position(|(known, _)| *known == letter) {
+        Some(place) => place,
+        None => {
+            next.last.push((letter, 0));
+            next.last.sort_unstable();
+            next.last.iter().position(|(known, _)| *known == letter).unwrap_or(0)
+        }
+    };
+    if next.last[place].1 >= NUMBERS_MAX {
+        return Decision::Refused("TICKETS_EXHAUSTED");
+    }
+    next.last[place].1 += 1;
+    let ticket = Ticket { day, letter, number: next.last[place].1, priority, place: Place::Waiting };
+    // Without priority behind everybody of the day, with it behind those who have it.
+    let before = state.tickets.iter().filter(|other| {
+        other.day == day && other.place == Place::Waiting && (!priority || other.priority)
+    });
+    let ahead = u32::try_from(before.count()).unwrap_or(u32::MAX);
+    next.tickets.push(ticket);
+    Decision::Done(next, Seeing::Taken(ticket, ahead))
+}
+
+fn call_next<'a>(state: &State<'a>, day: Day, window: &'a str, letters: &[char]) -> Decision<'a> {
+    let of_day = || state.tickets.iter().filter(|ticket| ticket.day == day);
+    let held = |ticket: &Ticket<'_>| match ticket.place {
+        Place::Called(at) | Place::InService(at) => at == window,
+        Place::Waiting | Place::Finished(_) => false,
+    };
+    if of_day().any(held) {
+        return Decision::Refused("WINDOW_BUSY");
+    }
+    let serves = |letter: char| letters.is_empty() || letters.contains(&letter);
+    let waiting = || of_day().filter(|ticket| ticket.place == Place::Waiting && serves(ticket.letter));
+    // Tickets stand in the order they were taken.
+    match waiting().find(|ticket| ticket.priority).or_else(|| waiting().next()) {
+        Some(first) => moved(state, *first, Place::Called(window)),
+        None => Decision::Refused("QUEUE_EMPTY"),
+    }
+}
+
+fn moved<'a>(state: &State<'a>, ticket: Ticket<'a>, place: Place<'a>) -> Decision<'a> {
+    let mut next = state.clone();
+    let after = Ticket { place, ..ticket };
+    for own in &mut next.tickets {
+        if *own == ticket {
+            *own = after;
+        }
+    }
+    Decision::Done(next, Seeing::Ticket(after))
+}
+
+impl<'a> Model for QueueModel<'a> {
+    type State = State<'a>;
+    type Op = Op<'a>;
+
+    fn initial(&self) -> State<'a> {
+        State { day: 0, last: Vec::new(), tickets: Vec::new() }
+    }
+
+    fn step(&self, state: &State<'a>, op: &Op<'a>, next: &mut Vec<State<'a>>) {
+        if let (Call::ReadQueue, Some(Outcome::Done { reply: Reply::Read(seen), .. })) = (op.call, op.seen) {
+            if self.shows(state, seen) {
+                next.push(state.clone());
+            }
+            return;
+        }
+        let before = next.len();
+        for decision in self.decide(state, op) {
+            let after = match (decision, op.seen) {
+                (Decision::Done(state, _), None) => state,
+                (Decision::Done(state, seeing), Some(Outcome::Done { reply, .. })) if seeing.is(reply) => state,
+                (Decision::Refused(reason), Some(Outcome::Refused(seen))) if reason == seen => state.clone(),
+                // Without an outcome a refusal is as if it never happened.
+                _ => continue,
+            };
+            if !next[before..].contains(&after) {
+                next.push(after);
+            }
+        }
+    }
+
+    fn reads(&self, op: &Op<'a>) -> bool {
+        op.reads()
+    }
+
+    fn show_op(&self, op: &Op<'a>) -> String {
+        op.show()
+    }
+
+    fn show_state(&self, state: &State<'a>) -> String {
+        format!("{state:?}")
+    }
+}
+
+impl Seeing<'_> {
+    fn is(&self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (Self::Taken(own, before), Reply::TicketTaken { ticket, ahead }) => {
+                own.shows(ticket) && before == ahead
+            }
+            (Self::Ticket(own), Reply::Ticket(ticket)) => own.shows(ticket),
+            _ => false,
+        }
+    }
+}
