@@ -1,4 +1,41 @@
 //! The seeded simulator: whole clusters of production code in one thread and in virtual time.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | what a run is made of; kinds of faults |
+//! | [`run`], [`batch`], [`minimise`] | one seed, many seeds, the smallest run that still fails |
+//! | [`world`], [`faults`], [`finish`] | the events of a run, what goes wrong in it, how it ends |
+//! | [`node`] | a machine and the process on it, made of production's cores |
+//! | [`net`], [`clock`], [`queue`], [`core`] | network, clocks, events in virtual time, what all share |
+//! | [`watch`], [`judge`] | invariants seen from outside, and from the clients' histories |
+//! | [`image`], [`tune`] | the state runs begin with; what differs between them |
+//! | [`clients`], [`port`] | simulated clients, and what passes between them and the world |
+//! | [`trace`] | the hash of everything that happened, and its readable lines |
 
+#![deny(
+    clippy::iter_over_hash_type,
+    reason = "replicated and simulated code visits things in an order that a seed repeats"
+)]
+
+pub mod batch;
 pub mod clients;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod faults;
+pub mod finish;
+pub mod image;
+pub mod judge;
+pub mod net;
+pub mod node;
 pub mod port;
+pub mod queue;
+pub mod run;
+pub mod trace;
+pub mod tune;
+pub mod watch;
+pub mod world;
+
+pub use batch::{BatchConfig, BatchReport, batch};
+pub use config::{Config, Kind};
+pub use run::{Failure, Run, RunReport};

@@ -1,0 +1,158 @@
+//! The end of a run: faults end, clients come to an end, and everything is compared with everything.
+
+use crate::{clients::translate, core::Core, node::Live, port::Clients, world::World};
+use okno_checks::{history::Final, invariants::Invariant};
+use okno_storage::{chain_step, error::StorageError, state::JournalEntry};
+use std::collections::BTreeSet;
+
+/// Virtual time within which everybody must be answered and all nodes equally far, once faults have ended. An election, the
+/// longest pause of the courier (30 s), a shard's question and a client's patience fit into it.
+pub const SETTLE_US: u64 = 120_000_000;
+/// How often the end is looked for.
+const LOOK_EVERY_US: u64 = 100_000;
+/// Outcome codes of an entry a caller may have been told of: applied, duplicate.
+const TOLD: [u8; 2] = [1, 2];
+const PAGE: usize = 4_096;
+
+impl World {
+    /// Runs until everything has come to rest. False: it did not in time.
+    pub fn settle(&mut self) -> bool {
+        self.clients.wind_down();
+        let until = self.w.now + SETTLE_US;
+        let mut look = self.w.now;
+        while self.w.now < until {
+            self.step();
+            if self.w.now >= look {
+                look = self.w.now + LOOK_EVERY_US;
+                if !self.release() && self.at_rest() {
+                    return true;
+                }
+            }
+        }
+        let why = self.unrest();
+        self.w.watch.breach(Invariant::Progress, format!("not at rest {} s after the faults ended: {why}", SETTLE_US / 1_000_000));
+        false
+    }
+
+    fn at_rest(&self) -> bool {
+        self.clients.idle() && self.equally_far() && self.ready_leader().is_some_and(|leader| self.drained(leader))
+    }
+
+    /// No message waits and no timer is due.
+    fn drained(&self, node: usize) -> bool {
+        let Some(live) = &self.machines[node].live else { return false };
+        let view = live.reader.view();
+        let messages = view.outbox(None, 1).map_or(0, |all| all.len());
+        let timers = view.timers(None, live.reader.applied().1, 1).map_or(0, |all| all.len());
+        messages + timers == 0
+    }
+
+    fn unrest(&self) -> String {
+        let mut why = Vec::new();
+        if !self.clients.idle() {
+            why.push("clients wait".to_owned());
+        }
+        match self.ready_leader() {
+            None => why.push("nobody leads".to_owned()),
+            Some(leader) if !self.drained(leader) => why.push("messages or due timers wait".to_owned()),
+            Some(_) => {}
+        }
+        for (node, machine) in self.machines.iter().enumerate() {
+            let state = match &machine.live {
+                None if machine.gone => "is out".to_owned(),
+                None => "is down".to_owned(),
+                Some(live) => format!("{:?} applied {} of {}", live.role.role, live.applied(), live.watermark()),
+            };
+            why.push(format!("n{} {state}", node + 1));
+        }
+        why.join(", ")
+    }
+
+    /// Compares the stores of all nodes that run with each other and with what was seen.
+    pub fn compare(&mut self) {
+        let mut digests = BTreeSet::new();
+        for machine in &mut self.machines {
+            let Some(live) = &mut machine.live else { continue };
+            match judge(live, &mut self.w) {
+                Ok(digest) => {
+                    digests.insert((live.applied(), digest));
+                }
+                Err(error) => self.w.watch_unreadable(live.ix, &error.to_string()),
+            }
+        }
+        if digests.len() > 1 {
+            let shown: Vec<String> =
+                digests.iter().map(|(index, digest)| format!("{index}: {}", hex::encode(&digest[..6]))).collect();
+            self.w.watch.breach(Invariant::SameState, format!("rows differ: {}", shown.join(", ")));
+        }
+    }
+
+    /// What the stores hold, in the checkers' words.
+    pub fn finals(&mut self) -> Vec<Final> {
+        let mut finals = Vec::new();
+        for machine in &self.machines {
+            let Some(live) = &machine.live else { continue };
+            match translate::final_of(live.ix as u64 + 1, &live.reader.view()) {
+                Ok(last) => finals.push(last),
+                Err(error) => self.w.watch_unreadable(live.ix, &error.to_string()),
+            }
+        }
+        finals
+    }
+}
+
+/// One node's store against what was seen; its digest.
+fn judge(live: &Live, w: &mut Core) -> Result<[u8; 32], StorageError> {
+    let view = live.reader.view();
+    let name = live.ix + 1;
+    let journal = journal(live)?;
+    chain_holds(&journal, w, name);
+    let codes: Vec<(u64, u8)> = journal.iter().map(|row| (row.index, row.outcome_code)).collect();
+    let lost: Vec<u64> = w
+        .watch
+        .acknowledged_indexes()
+        .filter(|index| {
+            codes.binary_search_by_key(index, |(at, _)| *at).map_or(true, |at| !TOLD.contains(&codes[at].1))
+        })
+        .collect();
+    if !lost.is_empty() {
+        w.watch.breach(Invariant::Acknowledged, format!("node {name}: acknowledged at {lost:?} and not there"));
+    }
+    let outbox: BTreeSet<_> = view.outbox(None, usize::MAX)?.into_iter().map(|message| message.key).collect();
+    if outbox != *w.watch.outbox() {
+        let detail = format!("node {name}: {} messages wait, {} should", outbox.len(), w.watch.outbox().len());
+        w.watch.breach(Invariant::MessagesOnce, detail);
+    }
+    let timers: BTreeSet<_> = view.timers(None, i64::MAX, usize::MAX)?.into_iter().collect();
+    if timers != *w.watch.timers() {
+        let detail = format!("node {name}: {} timers are set, {} should be", timers.len(), w.watch.timers().len());
+        w.watch.breach(Invariant::TimersOnce, detail);
+    }
+    view.digest()
+}
+
+fn journal(live: &Live) -> Result<Vec<JournalEntry>, StorageError> {
+    let view = live.reader.view();
+    let mut all = Vec::new();
+    loop {
+        let after = all.last().map_or(0, |row: &JournalEntry| row.index);
+        let page = view.journal(after, PAGE)?;
+        let full = page.len() == PAGE;
+        all.extend(page);
+        if !full {
+            return Ok(all);
+        }
+    }
+}
+
+/// Every row follows from the one before.
+fn chain_holds(journal: &[JournalEntry], w: &mut Core, name: usize) {
+    for pair in journal.windows(2) {
+        let [before, row] = pair else { continue };
+        let chain = chain_step(&before.chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
+        if row.index != before.index + 1 || chain != row.chain {
+            let detail = format!("node {name}: row {} does not follow from {}", row.index, before.index);
+            return w.watch.breach(Invariant::JournalWhole, detail);
+        }
+    }
+}
