@@ -286,6 +286,7 @@ impl LogStore {
     ) -> Result<(), StorageError> {
         let mut batch = Batch::default();
         let cut_from = self.stage(&entries, &mut batch)?;
+        let hard_state = hard_state.filter(|_| !planted::is(Mutant::ForgetVote));
         if let Some(HardState { term, vote, commit }) = hard_state {
             let value = codec::frame_own(kind::HARD_STATE, VERSION, &HardStateV1(term, vote, commit))?;
             batch.put(Cf::Meta, keys::HARD_STATE.to_vec(), value);

@@ -409,7 +409,6 @@ impl Driver {
         if let Some(vote) = vote {
             self.saved = (vote.term, vote.vote);
         }
-        let vote = vote.filter(|_| !planted::is(Mutant::ForgetVote));
         fx.persist = Some(Persist { sequence, lower, vote, entries });
     }
 

@@ -11,6 +11,7 @@ use okno_storage::{
     error::StorageError,
     identity::{Identity, IdentityRecord},
     log::{EntryKind, LogEntry, LogStore},
+    planted::{self, Mutant},
     state::{AppliedSlice, StateStore},
 };
 use uuid::Uuid;
@@ -34,7 +35,8 @@ pub fn vote(identity: &mut Identity, persist: &Persist) -> Result<(), StorageErr
         if let Some((term, index)) = persist.lower {
             (r.synced_term, r.synced_index) = (term, index);
         }
-        if let Some(vote) = persist.vote {
+        // The other place of a vote is beside the log; the planted fault leaves both as they were.
+        if let Some(vote) = persist.vote.filter(|_| !planted::is(Mutant::ForgetVote)) {
             (r.term, r.vote) = (vote.term, vote.vote);
         }
     })
