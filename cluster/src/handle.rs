@@ -6,7 +6,6 @@ use crate::{
         ShardNotice, ShardPort, StampError, Unknown,
     },
     core::{
-        clock,
         driver::{Driver, Timing},
         event::{Event, Quarantine, ReadId, ReadRequest},
         log_view::Unreadable,
@@ -328,7 +327,7 @@ impl ClusterHandle {
         let role = *self.hub.role.borrow();
         let facts = self.hub.facts.lock().clone();
         let (applied, time_ms) = self.hub.reader.applied();
-        let now_ms = self.hub.now_ms();
+        let (wall_ms, now_ms) = (self.hub.wall_ms(), self.hub.now_ms());
         let members = self
             .members
             .iter()
@@ -343,7 +342,7 @@ impl ClusterHandle {
                     connected,
                     match_index: facts.matches.iter().find(|(id, _)| *id == m.node_id).map(|(_, i)| *i),
                     applied: if own { Some(applied) } else { peers.applied(m.node_id) },
-                    clock_offset_ms: peers.offset(m.node_id, now_ms),
+                    clock_offset_ms: peers.offset(m.node_id, wall_ms, now_ms),
                     feature_level,
                     quarantined: peers.is_quarantined(m.node_id),
                 }
@@ -571,8 +570,7 @@ impl Proposer for ClusterHandle {
     }
 
     fn stamp(&self) -> Result<i64, StampError> {
-        let verdict = *self.hub.verdict.lock();
-        clock::stamp(&verdict, self.hub.wall_ms(), self.hub.reader.applied().1)
+        self.hub.stamp(self.hub.reader.applied().1)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What time a leader may stamp (rule 7), from the clocks members say they have.
 //!
-//! A clock is kept as an offset against ours, taken when its frame arrives. Delay makes it look behind, so a slow
-//! network can only hold stamps back, never let them run ahead.
+//! A clock is kept as what it said and when on our monotonic clock; since then it is taken to have run on. Our own wall clock
+//! does not enter before it is asked about, so that its jump is seen in the very next stamp and not only when the others have
+//! been heard again. Delay makes a clock look behind: a slow network can only hold stamps back, never let them run ahead.
 
 use crate::api::{NodeId, StampError};
 use okno_storage::planted::{self, Mutant};
@@ -20,8 +21,16 @@ pub const CLOCKS_MIN: usize = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Heard {
-    offset_ms: i64,
+    said_ms: i64,
     at_ms: u64,
+}
+
+impl Heard {
+    /// What it shows now.
+    fn shows(&self, now_ms: u64) -> i64 {
+        let since = i64::try_from(now_ms.saturating_sub(self.at_ms)).unwrap_or(i64::MAX);
+        self.said_ms.saturating_add(since)
+    }
 }
 
 /// The clocks heard. `at_ms` and `now_ms` are monotonic.
@@ -31,7 +40,7 @@ pub struct ClockGuard {
     heard: BTreeMap<NodeId, Heard>,
 }
 
-/// What the clocks say at a moment.
+/// What the clocks say at a moment. Good for the wall clock's reading it was made with and no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
     /// Most that may be added to our clock; `None` with too few clocks.
@@ -63,21 +72,23 @@ impl ClockGuard {
         Self { voters, heard: BTreeMap::new() }
     }
 
-    /// A member said its clock shows `theirs_ms` while ours shows `ours_ms`. Nonsense is ignored.
-    pub fn hear(&mut self, node: NodeId, theirs_ms: i64, ours_ms: i64, now_ms: u64) {
+    /// A member said that its clock shows `theirs_ms`. Nonsense is ignored.
+    pub fn hear(&mut self, node: NodeId, theirs_ms: i64, now_ms: u64) {
         if theirs_ms > 0 {
-            self.heard.insert(node, Heard { offset_ms: theirs_ms.saturating_sub(ours_ms), at_ms: now_ms });
+            self.heard.insert(node, Heard { said_ms: theirs_ms, at_ms: now_ms });
         }
     }
 
     /// A member's clock minus ours, if heard lately.
-    pub fn offset(&self, node: NodeId, now_ms: u64) -> Option<i64> {
-        self.heard.get(&node).filter(|h| fresh(h, now_ms)).map(|h| h.offset_ms)
+    pub fn offset(&self, node: NodeId, wall_ms: i64, now_ms: u64) -> Option<i64> {
+        let heard = self.heard.get(&node).filter(|h| fresh(h, now_ms))?;
+        Some(heard.shows(now_ms).saturating_sub(wall_ms))
     }
 
-    pub fn verdict(&self, now_ms: u64) -> Verdict {
-        let mut offsets: Vec<i64> =
-            self.heard.values().filter(|h| fresh(h, now_ms)).map(|h| h.offset_ms).collect();
+    /// `wall_ms` is what our clock shows now.
+    pub fn verdict(&self, wall_ms: i64, now_ms: u64) -> Verdict {
+        let fresh = self.heard.values().filter(|h| fresh(h, now_ms));
+        let mut offsets: Vec<i64> = fresh.map(|h| h.shows(now_ms).saturating_sub(wall_ms)).collect();
         offsets.push(0);
         offsets.sort_unstable();
         let clocks = offsets.len();
@@ -97,7 +108,7 @@ fn fresh(heard: &Heard, now_ms: u64) -> bool {
     now_ms.saturating_sub(heard.at_ms) <= HEARD_WITHIN_MS
 }
 
-/// The time to stamp when our clock shows `wall_ms` and replicated time is `replicated_ms` (0: nothing was ever
+/// The time to stamp when our clock shows `wall_ms`, which the verdict was made with, and replicated time is `replicated_ms` (0: nothing was ever
 /// applied, and the first commit is exempt from the step rule).
 pub fn stamp(verdict: &Verdict, wall_ms: i64, replicated_ms: i64) -> Result<i64, StampError> {
     let capped = match verdict.ceiling_ms.filter(|_| !planted::is(Mutant::FastClockExpires)) {

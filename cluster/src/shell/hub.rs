@@ -11,11 +11,11 @@ use super::{
 use crate::{
     api::{
         ApplyListener, Lane, NodeId, NotApplied, ProposalOutcome, ReadError, Role, RoleState, Settled,
-        ShardNotice, ShardPort, Unknown,
+        ShardNotice, ShardPort, StampError, Unknown,
     },
     core::{
         agreement::Finding,
-        clock::Verdict,
+        clock::{self, Verdict},
         event::{Event, ReadId, ReadRequest},
         pins::Members,
         table::{Answers, Table},
@@ -355,9 +355,17 @@ impl Hub {
         }
     }
 
-    /// Looks at the clocks anew; called with every tick.
+    /// The time that may be stamped now; the clocks are looked at for each stamp, because ours may have jumped since the
+    /// last one.
+    pub fn stamp(&self, replicated_ms: i64) -> Result<i64, StampError> {
+        let (wall_ms, now_ms) = (self.wall_ms(), self.now_ms());
+        let verdict = self.peers.lock().verdict(wall_ms, now_ms);
+        clock::stamp(&verdict, wall_ms, replicated_ms)
+    }
+
+    /// Looks at the clocks for alarms and outliers; called with every tick.
     pub fn look_at_clocks(&self) -> Verdict {
-        let verdict = self.peers.lock().verdict(self.now_ms());
+        let verdict = self.peers.lock().verdict(self.wall_ms(), self.now_ms());
         let before = std::mem::replace(&mut *self.verdict.lock(), verdict);
         if verdict.alarm() != before.alarm() {
             self.alarm(

@@ -46,8 +46,8 @@ impl Inlet for Hub {
     }
 
     fn gossip(&self, from: NodeId, gossip: Gossip) {
-        let (wall_ms, now_ms) = (self.wall_ms(), self.now_ms());
-        let found = self.peers.lock().hear(from, &gossip, wall_ms, now_ms);
+        let now_ms = self.now_ms();
+        let found = self.peers.lock().hear(from, &gossip, now_ms);
         self.judge(found);
     }
 

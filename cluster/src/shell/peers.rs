@@ -1,4 +1,5 @@
-//! What members say about themselves: clocks, progress, hashes. One lock, taken a few times a second per member.
+//! What members say about themselves: clocks, progress, hashes. One lock, taken a few times a second per
+//! member, and briefly for each stamp.
 
 use crate::{
     api::NodeId,
@@ -44,9 +45,9 @@ impl Peers {
         }
     }
 
-    /// What a member said; `wall_ms` and `now_ms` are our clocks at that moment.
-    pub fn hear(&mut self, from: NodeId, gossip: &Gossip, wall_ms: i64, now_ms: u64) -> Vec<Disagreement> {
-        self.clocks.hear(from, gossip.clock_ms, wall_ms, now_ms);
+    /// What a member said; `now_ms` is our monotonic clock at that moment.
+    pub fn hear(&mut self, from: NodeId, gossip: &Gossip, now_ms: u64) -> Vec<Disagreement> {
+        self.clocks.hear(from, gossip.clock_ms, now_ms);
         self.applied.insert(from, gossip.applied);
         if gossip.quarantined {
             self.quarantined.insert(from);
@@ -84,12 +85,12 @@ impl Peers {
         MemberDigests { node, chains, digest: self.newest_digest.get(&node).copied() }
     }
 
-    pub fn verdict(&self, now_ms: u64) -> Verdict {
-        self.clocks.verdict(now_ms)
+    pub fn verdict(&self, wall_ms: i64, now_ms: u64) -> Verdict {
+        self.clocks.verdict(wall_ms, now_ms)
     }
 
-    pub fn offset(&self, node: NodeId, now_ms: u64) -> Option<i64> {
-        if node == self.own { Some(0) } else { self.clocks.offset(node, now_ms) }
+    pub fn offset(&self, node: NodeId, wall_ms: i64, now_ms: u64) -> Option<i64> {
+        if node == self.own { Some(0) } else { self.clocks.offset(node, wall_ms, now_ms) }
     }
 
     pub fn applied(&self, node: NodeId) -> Option<u64> {

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     core::{
-        clock,
         driver::Driver,
         event::{Effects, Event, Persist},
         log_view::Unreadable,
@@ -213,8 +212,7 @@ impl RaftThread {
 
     /// The first commit (rule 14). It is exempt from the rule on clock steps (rule 7).
     fn founding(&self, term: u64) -> Option<Bytes> {
-        let verdict = *self.hub.verdict.lock();
-        let time_ms = clock::stamp(&verdict, self.hub.wall_ms(), 0).ok()?;
+        let time_ms = self.hub.stamp(0).ok()?;
         match steps::founding_commit(self.identity.record(), term, time_ms)?.encode() {
             Ok(data) => Some(data),
             Err(error) => {
