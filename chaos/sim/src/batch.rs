@@ -8,7 +8,7 @@ use crate::{
 use okno_checks::invariants::Invariant;
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -46,6 +46,8 @@ pub struct BatchReport {
     /// Operations of clients by how they ended.
     pub outcomes: BTreeMap<String, u64>,
     pub injected: BTreeMap<Kind, u64>,
+    /// Kinds that could happen.
+    pub kinds: BTreeSet<Kind>,
     /// Runs in which an invariant was judged to hold.
     pub held: BTreeMap<Invariant, u64>,
     pub figures: Figures,
@@ -96,23 +98,56 @@ impl BatchReport {
         }
     }
 
-    fn judge(&mut self, config: &BatchConfig) {
+    /// Adds another batch of the same kind of runs; what that one lacked this one may have.
+    pub fn merge(&mut self, other: Self) {
+        self.steps_min = match (self.runs, other.runs) {
+            (0, _) => other.steps_min,
+            (_, 0) => self.steps_min,
+            _ => self.steps_min.min(other.steps_min),
+        };
+        self.runs += other.runs;
+        self.steps += other.steps;
+        self.virtual_ms += other.virtual_ms;
+        self.operations += other.operations;
+        for (name, count) in other.outcomes {
+            *self.outcomes.entry(name).or_default() += count;
+        }
+        for (kind, count) in other.injected {
+            *self.injected.entry(kind).or_default() += count;
+        }
+        for (id, count) in other.held {
+            *self.held.entry(id).or_default() += count;
+        }
+        self.figures.add(&other.figures);
+        for (name, (value, bound)) in other.peaks {
+            let peak = self.peaks.entry(name).or_insert((value, bound));
+            if value > peak.0 {
+                *peak = (value, bound);
+            }
+        }
+        self.failures += other.failures;
+        self.failed.extend(other.failed);
+        self.failed.sort_by_key(|failed| failed.config.seed);
+        self.failed.truncate(FAILURES_MAX);
+        self.kinds.extend(other.kinds);
+        self.lacks = self.lacking();
+    }
+
+    /// What the batch as a whole lacks.
+    fn lacking(&self) -> Vec<String> {
+        let mut lacks = Vec::new();
         if self.runs >= KINDS_FROM_RUNS {
-            let missing: Vec<&str> = config
-                .run
-                .kinds
-                .iter()
-                .filter(|kind| !self.injected.contains_key(kind))
-                .map(|kind| kind.id())
-                .collect();
+            let missing: Vec<&str> =
+                self.kinds.iter().filter(|kind| !self.injected.contains_key(kind)).map(|kind| kind.id()).collect();
             if !missing.is_empty() {
-                self.lacks.push(format!("kinds that never happened: {}", missing.join(", ")));
+                lacks.push(format!("kinds that never happened: {}", missing.join(", ")));
             }
         }
         let done = self.outcomes.get("done").copied().unwrap_or(0);
         if self.operations > 0 && (done as f64) < SUCCEEDED_MIN * self.operations as f64 {
-            self.lacks.push(format!("only {done} of {} operations succeeded", self.operations));
+            lacks.push(format!("only {done} of {} operations succeeded", self.operations));
         }
+        lacks
     }
 }
 
@@ -142,6 +177,7 @@ pub fn batch(config: &BatchConfig, progress: impl Fn(u64) + Sync) -> BatchReport
         }
     });
     let mut total = total.into_inner();
-    total.judge(config);
+    total.kinds = config.run.kinds.clone();
+    total.lacks = total.lacking();
     total
 }

@@ -26,6 +26,7 @@ pub mod faults;
 pub mod finish;
 pub mod image;
 pub mod judge;
+pub mod minimise;
 pub mod net;
 pub mod node;
 pub mod port;
@@ -38,4 +39,5 @@ pub mod world;
 
 pub use batch::{BatchConfig, BatchReport, batch};
 pub use config::{Config, Kind};
+pub use okno_storage::planted::{self, Mutant};
 pub use run::{Failure, Run, RunReport};

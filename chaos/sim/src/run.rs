@@ -122,7 +122,7 @@ fn report(config: &Config, mut world: World) -> RunReport {
         *outcomes.entry(name.to_owned()).or_default() += 1;
     }
     let mut verdicts = w.watch.verdicts();
-    for verdict in crate::judge::judge(&history, w.watch.broken()) {
+    for verdict in crate::judge::judge(&history) {
         match verdicts.iter_mut().find(|known| known.id == verdict.id) {
             Some(known) if known.held => *known = verdict,
             Some(_) => {}

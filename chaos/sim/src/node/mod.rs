@@ -136,7 +136,6 @@ pub struct Live {
     table: Table,
     members: Members,
     peers: Peers,
-    verdict: Verdict,
     pub role: RoleState,
     intake_stopped: bool,
     /// Slots of open proposals and reads.
@@ -216,7 +215,6 @@ impl Live {
             table: Table::new(applied),
             members,
             peers: Peers::new(record.node_id, voters),
-            verdict: Verdict::alone(voters),
             role: RoleState { term: record.term, role: Role::Follower { leader: None } },
             intake_stopped: false,
             proposals: 0,
@@ -275,6 +273,11 @@ impl Live {
     fn after_us(&self, w: &Core, at_ms: u64) -> u64 {
         let left = at_ms.saturating_sub(self.now_ms(w)) * 1_000;
         self.clock.span_us(left).max(1)
+    }
+
+    /// What the clocks say now.
+    fn verdict(&self, w: &Core) -> Verdict {
+        self.peers.verdict(self.wall_ms(w), self.now_ms(w))
     }
 
     pub fn is_open(&self) -> bool {

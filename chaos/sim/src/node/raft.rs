@@ -95,8 +95,7 @@ impl Live {
         if std::mem::take(&mut self.raft.tick_due) {
             events.push(Event::Tick);
             let now = self.now_ms(w);
-            self.verdict = self.peers.verdict(now);
-            if self.verdict.outlier() && self.leads() && self.may_hand_over(now) {
+            if self.verdict(w).outlier() && self.leads() && self.may_hand_over(now) {
                 events.push(Event::Transfer { ticket: 0, to: None });
             }
             let next = self.clock.span_us(TICK_MS * 1_000);
@@ -163,9 +162,6 @@ impl Live {
             return self.failed(w, "identity", &error);
         }
         if let Some(persist) = persist {
-            if let Some(vote) = persist.vote {
-                w.watch.votes(self.ix, vote.term, vote.vote);
-            }
             self.raft.appends += 1;
             let number = self.raft.appends;
             self.raft.found = found;
@@ -199,9 +195,13 @@ impl Live {
             self.raft.append = Some(append);
             return self.exit(w, End::FsyncFailed, "fsync failed".into(), true);
         }
-        let sequence = append.persist.sequence;
+        let (sequence, vote) = (append.persist.sequence, append.persist.vote);
         if let Err(error) = steps::persist(&mut self.identity, &self.log, append.persist) {
             return self.failed(w, "raft thread", &error);
+        }
+        if let Some(vote) = vote {
+            // On disk, and about to leave.
+            w.watch.votes(self.ix, vote.term, vote.vote);
         }
         let slow = w.now - append.began_us >= DISK_SLOW_US;
         let mut events = vec![Event::Persisted(sequence)];
@@ -232,7 +232,7 @@ impl Live {
     }
 
     fn founding(&self, w: &Core, term: u64) -> Option<Event> {
-        let time_ms = clock::stamp(&self.verdict, self.wall_ms(w), 0).ok()?;
+        let time_ms = clock::stamp(&self.verdict(w), self.wall_ms(w), 0).ok()?;
         let commit = steps::founding_commit(self.identity.record(), term, time_ms)?;
         commit.encode().ok().map(|data| Event::Found { term, data })
     }
@@ -335,8 +335,8 @@ impl Live {
     }
 
     pub fn hear(&mut self, w: &mut Core, from: u64, gossip: &Gossip) {
-        let (wall, now) = (self.wall_ms(w), self.now_ms(w));
-        let found = self.peers.hear(from, gossip, wall, now);
+        let now = self.now_ms(w);
+        let found = self.peers.hear(from, gossip, now);
         self.judge(w, found);
     }
 

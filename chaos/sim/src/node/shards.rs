@@ -186,7 +186,7 @@ impl Live {
         let reader = self.reader.clone();
         let env = Env {
             reader: &reader,
-            verdict: self.verdict,
+            verdict: self.verdict(w),
             wall_ms: self.wall_ms(w),
             stamped: Stamped::default(),
         };
@@ -206,7 +206,7 @@ impl Live {
             core.end_turn(now, &env, &mut fx);
         }
         if let Some(stamp) = env.stamped.0.get() {
-            self.judge_stamp(w, stamp);
+            self.judge_stamp(w, env.verdict, stamp);
         }
         let next = core.next_wake(now);
         self.shards[shard].term = core.term();
@@ -220,9 +220,9 @@ impl Live {
     }
 
     /// With a majority of right clocks among those heard, no stamp runs ahead of them.
-    pub(super) fn judge_stamp(&self, w: &mut Core, stamp: i64) {
+    pub(super) fn judge_stamp(&self, w: &mut Core, verdict: Verdict, stamp: i64) {
         let bad = w.bad_clocks();
-        if self.verdict.clocks >= clock::CLOCKS_MIN && bad <= (self.verdict.clocks - 1) / 2 {
+        if verdict.clocks >= clock::CLOCKS_MIN && bad <= (verdict.clocks - 1) / 2 {
             let true_ms = w.true_ms();
             w.watch.stamped(self.ix, stamp, true_ms + TOLERANCE_MS + crate::core::CLOCK_GOOD_MS);
         }

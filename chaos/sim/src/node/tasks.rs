@@ -124,7 +124,7 @@ impl Live {
     pub(super) fn scanner_turn(&mut self, w: &mut Core) {
         let now = self.now_ms(w);
         let wall_ms = self.wall_ms(w);
-        let stamp_ms = clock::stamp(&self.verdict, wall_ms, self.reader.applied().1).ok();
+        let stamp_ms = clock::stamp(&self.verdict(w), wall_ms, self.reader.applied().1).ok();
         let reads = Timers { reader: &self.reader, stamp_ms };
         let mut fx = Vec::new();
         let mut failed = None;
