@@ -118,6 +118,9 @@ impl<'a> Requests<'a> {
         let mut done: Option<&'a Outcome> = None;
         let mut open: Option<Effect<'a>> = None;
         let mut first_told: Option<Effect<'a>> = None;
+        // Reason → begin of the first call refused so. The refusal of an attempt above 1 is remembered (rule 2), and the
+        // nodes count attempts of their own: asked again it may be told again, however the entity has changed.
+        let mut refused: BTreeMap<&str, u64> = BTreeMap::new();
         for call in calls.iter().copied() {
             if call.call != calls[0].call || call.entity != calls[0].entity {
                 self.contradictions.push(format!("{} goes on as {}", show(calls[0]), show(call)));
@@ -143,9 +146,11 @@ impl<'a> Requests<'a> {
                     let before = open.take();
                     if !AT_THE_DOOR.contains(&reason.as_str()) {
                         self.resolved += usize::from(before.is_some());
+                        let begun = before.as_ref().map_or(call.begun, |before| before.begun);
+                        let begun = *refused.entry(reason).or_insert(begun);
                         self.effects.push(Effect {
                             operation: call,
-                            begun: before.as_ref().map_or(call.begun, |before| before.begun),
+                            begun,
                             ended: call.ended,
                             outcome: Some(&call.outcome),
                             doubtful: before.is_some(),

@@ -363,17 +363,10 @@ impl World {
                     Some(if long { 12_000 * MS } else { r.gen_range(500 * MS..4_000 * MS) });
             }
             Kind::IdentityRot => {
-                let slot = r.gen_range(0..2);
-                // Both slots must have been written for one to be spared.
-                let medium = self.machines[node].medium.clone();
-                let written = |slot| {
-                    okno_storage::identity::IdentityMedium::read(&medium, slot).ok().flatten().is_some()
-                };
-                if !(written(0) && written(1)) || self.machines[node].identity_rotten {
+                let (slot, byte) = (r.gen_range(0..2), r.gen_range(0..200));
+                if !self.machines[node].rot_identity(slot, byte) {
                     return None;
                 }
-                self.machines[node].identity_rotten = true;
-                medium.rot(slot, r.gen_range(0..200));
                 return Some(format!("n{} slot {slot}", node + 1));
             }
             _ => {

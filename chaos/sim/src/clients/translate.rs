@@ -188,7 +188,7 @@ fn ticket_seen(ticket: &queue::Ticket) -> TicketSeen {
     }
 }
 
-fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
+pub fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
     let head = case.head();
     Some(CaseSeen {
         stage: stage(case.state())?,
@@ -209,7 +209,7 @@ fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
     })
 }
 
-fn queue_seen(queue: &Queue, index: u64) -> Option<QueueSeen> {
+pub fn queue_seen(queue: &Queue, index: u64) -> Option<QueueSeen> {
     Some(QueueSeen { day: day(queue.day()?), tickets: queue.tickets().map(ticket_seen).collect(), index })
 }
 

@@ -5,7 +5,7 @@ use crate::{clock::Clock, core::{Core, End}};
 use okno_cluster::core::steps;
 use okno_storage::{
     engine::{Batch, Cf, Engine, Read, Sync},
-    identity::{Identity, IdentityRecord},
+    identity::{Identity, IdentityMedium, IdentityRecord},
     memory::{MemoryEngine, MemoryIdentity},
 };
 use rand::Rng;
@@ -31,8 +31,6 @@ pub struct Machine {
     pub live: Option<Live>,
     /// A stored value was damaged on this machine.
     pub damaged: bool,
-    /// One identity slot was damaged: the other must be spared.
-    pub identity_rotten: bool,
     /// Stays down: quarantined, or taken out for its damage.
     pub gone: bool,
     /// Stands still until then.
@@ -52,7 +50,6 @@ impl Machine {
             panics: Arc::default(),
             live: None,
             damaged: false,
-            identity_rotten: false,
             gone: false,
             paused_until: 0,
         }
@@ -67,7 +64,7 @@ impl Machine {
             let persist = append.persist;
             let votes = persist.vote.is_some() || persist.lower.is_some();
             let how_far = rng.gen_range(0..4);
-            if how_far == 0 && votes && how != End::Killed {
+            if how_far == 0 && votes && how != End::Killed && slots_sound(&self.medium) {
                 self.medium.tear_next_write(rng.gen_range(0..200));
                 let torn = steps::vote(&mut live.identity, &persist);
                 debug_assert!(torn.is_err(), "the power went");
@@ -98,8 +95,12 @@ impl Machine {
         self.paused_until = 0;
     }
 
-    /// The power goes while an identity slot is being written: the slot tears.
+    /// The power goes while an identity slot is being written: the slot tears. Not while the other slot is damaged: two
+    /// faults at once on one machine's identity are more than it promises to survive.
     pub fn tear(&mut self, w: &mut Core) {
+        if !slots_sound(&self.medium) {
+            return;
+        }
         let Some(live) = &mut self.live else { return };
         self.medium.tear_next_write(w.rng.disk.gen_range(0..200));
         let last = live.log.last_index();
@@ -110,6 +111,15 @@ impl Machine {
             let torn = live.identity.update(|r| r.live_directory = format!("{before}~"));
             debug_assert!(torn.is_err(), "the power went");
         }
+    }
+
+    /// Flips a byte of one identity slot, if the other can stand for it.
+    pub fn rot_identity(&mut self, slot: usize, byte: usize) -> bool {
+        let sound = slots_sound(&self.medium);
+        if sound {
+            self.medium.rot(slot, byte);
+        }
+        sound
     }
 
     /// Flips one byte of a stored value; says of what. Small families come as often as large ones.
@@ -138,4 +148,13 @@ impl Machine {
         }
         Some(what)
     }
+}
+
+/// Both slots were written and can be read.
+fn slots_sound(medium: &MemoryIdentity) -> bool {
+    (0..2).all(|slot| {
+        let Ok(Some(bytes)) = medium.read(slot) else { return false };
+        let mut alone = MemoryIdentity::new();
+        alone.write(slot, &bytes).is_ok() && Identity::open(Box::new(alone)).is_ok()
+    })
 }
