@@ -178,6 +178,9 @@ fn verify(arguments: &VerifyArgs) -> Result<(), Refusal> {
     let report = verify::verify(&directory).map_err(|error| Refusal::of(&error))?;
     let text = serde_json::to_string_pretty(&report).map_err(|error| Refusal::of(&error))?;
     println!("{text}");
+    for doubt in &report.doubts {
+        eprintln!("okno: {doubt}");
+    }
     if report.faults.is_empty() {
         return Ok(());
     }

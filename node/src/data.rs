@@ -10,7 +10,7 @@
 //! A node id dies with its data: a missing identity is never replaced by itself (rule 14).
 
 use okno_storage::{
-    error::StorageError,
+    error::{ENGINE, StorageError},
     identity::{FileIdentityMedium, Identity, IdentityRecord, Member},
     rocks::{RocksEngine, RocksOptions},
 };
@@ -206,7 +206,7 @@ impl DataDirectory {
                 None => gone(path, "the database that `identity` names is empty").into(),
                 Some(_) => {
                     let detail = "its file CURRENT is missing".to_owned();
-                    StorageError::Corrupt { what: "database", detail }.into()
+                    StorageError::Corrupt { what: ENGINE, detail }.into()
                 }
             });
         }

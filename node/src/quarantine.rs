@@ -9,7 +9,9 @@
 //! that is not there, which may be a file system that is not mounted.
 
 use crate::{data::DataError, settings::Settings};
-use okno_cluster::{ClusterError, ClusterHandle, NodePhase, Quarantine, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD};
+use okno_cluster::{
+    ClusterError, ClusterHandle, NodePhase, Quarantine, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD,
+};
 use okno_storage::{
     error::StorageError,
     identity::{Identity, IdentityRecord, Member},
@@ -30,8 +32,7 @@ use uuid::Uuid;
 pub const FILE: &str = "quarantine.json";
 /// Longer is no file of ours: reasons are a line or two.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-const REMEDY_FIND_DATABASE: &str =
-    "mount the file system that holds it; if it is lost, remove this node's data and add the node as a new member";
+const REMEDY_FIND_DATABASE: &str = "mount the file system that holds it; if it is lost, remove this node's data and add the node as a new member";
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,10 +156,7 @@ pub fn stand_in(
         cluster: settings.cluster.id.unwrap_or_default(),
         node_id: settings.node.id,
         incarnation: Uuid::nil(),
-        members: vec![Member {
-            node_id: settings.node.id,
-            peer_address: settings.peers.listen.to_string(),
-        }],
+        members: vec![Member { node_id: settings.node.id, peer_address: settings.peers.listen.to_string() }],
         pins: Vec::new(),
         term: 0,
         vote: 0,
@@ -186,7 +184,10 @@ mod tests {
         remember(root.path(), &why("rebuild")).expect("written");
         remember(root.path(), &Quarantine { reason: "later".into(), remedy: "x".into() }).expect("kept");
         let found = remembered(root.path()).expect("read").expect("there");
-        assert_eq!((found.reason.as_str(), found.remedy.as_str()), ("row digest at index 7 differs", "rebuild"));
+        assert_eq!(
+            (found.reason.as_str(), found.remedy.as_str()),
+            ("row digest at index 7 differs", "rebuild")
+        );
         let again = Quarantine::from(found.clone());
         assert!(again.reason.contains("row digest") && again.reason.contains(&found.since), "{again:?}");
         assert_eq!(std::fs::read_dir(root.path()).expect("listed").count(), 1, "nothing unfinished is left");

@@ -28,3 +28,14 @@ pub enum StorageError {
     #[error("{0}")]
     TooLarge(String),
 }
+
+/// What [`StorageError::Corrupt`] is about when the engine's own checksums failed, or a file of its is gone.
+pub const ENGINE: &str = "database";
+
+impl StorageError {
+    /// This copy is rotten, whatever the other members hold. Bytes that cannot be decoded may instead be a fault of the
+    /// program, which every member shares.
+    pub fn is_rot(&self) -> bool {
+        matches!(self, Self::Corrupt { what, .. } if *what == ENGINE)
+    }
+}

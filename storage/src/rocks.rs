@@ -13,7 +13,7 @@
 
 use crate::{
     engine::{Batch, BatchOp, Cf, Engine, Read, Sync, Visit},
-    error::StorageError,
+    error::{ENGINE, StorageError},
 };
 use bytes::Bytes;
 use rocksdb::{
@@ -144,7 +144,7 @@ fn engine_error(error: rocksdb::Error) -> StorageError {
     let corruption = error.kind() == ErrorKind::Corruption;
     let detail = error.into_string();
     if corruption && !detail.contains(DISK_FAILED) {
-        return StorageError::Corrupt { what: "database", detail };
+        return StorageError::Corrupt { what: ENGINE, detail };
     }
     StorageError::Engine(detail)
 }
@@ -153,7 +153,7 @@ fn engine_error(error: rocksdb::Error) -> StorageError {
 fn open_error(error: rocksdb::Error) -> StorageError {
     let gone = error.kind() == ErrorKind::IOError && error.as_ref().contains(FILE_GONE);
     match engine_error(error) {
-        StorageError::Engine(detail) if gone => StorageError::Corrupt { what: "database", detail },
+        StorageError::Engine(detail) if gone => StorageError::Corrupt { what: ENGINE, detail },
         other => other,
     }
 }

@@ -10,7 +10,7 @@ use okno_storage::{
     error::StorageError,
     log::{HardState, LogEntry, LogStore},
     memory::MemoryEngine,
-    rocks::{RocksEngine, RocksOptions},
+    rocks::{LogTail, RocksEngine, RocksOptions},
     state::StateStore,
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
@@ -196,6 +196,7 @@ fn a_rotten_write_ahead_log_never_gives_wrong_rows() {
     store.persist(log.clone(), None, true).expect("writes");
     let crash = dir.path().join("crash");
     copy(&live, &crash);
+    assert_eq!(RocksEngine::log_tail(&crash, &RocksOptions::default()).expect("reads"), LogTail::Whole);
     let (_, length) = newest_wal(&crash);
     for part in 1..10 {
         let at = dir.path().join(format!("rot-{part}"));
@@ -204,10 +205,15 @@ fn a_rotten_write_ahead_log_never_gives_wrong_rows() {
         let mut bytes = fs::read(&wal).expect("reads");
         let place = usize::try_from(length * part / 10).expect("small");
         bytes[place] ^= 0x40;
-        fs::write(&wal, bytes).expect("writes");
+        fs::write(&wal, &bytes).expect("writes");
+        // Looking tells, and leaves everything as it is, also what recovery would throw away.
+        let tail = RocksEngine::log_tail(&at, &RocksOptions::default());
+        assert!(matches!(tail, Ok(LogTail::Damaged(_))), "{tail:?}");
+        let looked = RocksEngine::open_read_only(&at, &RocksOptions::default());
+        drop(looked.inspect_err(|error| assert!(error.is_rot(), "{error}")));
+        assert_eq!(fs::read(&wal).expect("reads"), bytes);
         match RocksEngine::open(&at, &RocksOptions::default()) {
-            Err(StorageError::Engine(_)) => {}
-            Err(other) => panic!("{other}"),
+            Err(error) => assert!(error.is_rot(), "{error}"),
             Ok(engine) => {
                 let found = LogStore::open(Arc::new(engine)).expect("opens");
                 let entries = found.entries(1, u64::MAX, usize::MAX).expect("reads");
@@ -216,6 +222,55 @@ fn a_rotten_write_ahead_log_never_gives_wrong_rows() {
             }
         }
     }
+}
+
+/// Rot in a table is damage, not a disk that fails: the node quarantines instead of ending again and again.
+#[test]
+fn a_rotten_or_missing_table_is_told_as_damage() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let live = dir.path().join("live");
+    let engine = rocks(&live);
+    for n in 0..200u32 {
+        let mut batch = Batch::default();
+        batch.put(Cf::Row, n.to_be_bytes().to_vec(), vec![n as u8; 1_000]);
+        engine.write(batch, Sync::No).expect("writes");
+    }
+    engine.flush().expect("writes");
+    drop(engine);
+    let looked = RocksEngine::open_read_only(&live, &RocksOptions::default()).expect("opens");
+    assert_eq!(
+        looked.get(Cf::Row, &7u32.to_be_bytes()).expect("reads").map(|value| value.len()),
+        Some(1_000)
+    );
+    let mut batch = Batch::default();
+    batch.put(Cf::Row, b"k".to_vec(), b"v".to_vec());
+    assert!(looked.write(batch, Sync::Yes).is_err(), "looking writes nothing");
+    drop(looked);
+    let tables = fs::read_dir(&live).expect("reads").map(|file| file.expect("reads").path());
+    let table = tables
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sst"))
+        .max_by_key(|path| fs::metadata(path).expect("reads").len())
+        .expect("there is one");
+    let whole = fs::read(&table).expect("reads");
+    let mut rotten = whole.clone();
+    rotten[whole.len() / 4] ^= 0x40;
+    fs::write(&table, rotten).expect("writes");
+    let read = |engine: RocksEngine| {
+        engine.scan(Cf::Row, &[], okno_storage::keys::END, &mut |_, _| ControlFlow::Continue(()))
+    };
+    let error =
+        RocksEngine::open(&live, &RocksOptions::default()).and_then(read).expect_err("a checksum fails");
+    assert!(error.is_rot(), "{error}");
+    fs::remove_file(&table).expect("removes");
+    let error = RocksEngine::open(&live, &RocksOptions::default()).map(drop).expect_err("a table is missing");
+    assert!(error.is_rot(), "{error}");
+    fs::write(&table, whole).expect("writes");
+    RocksEngine::open(&live, &RocksOptions::default()).and_then(read).expect("whole again");
+    fs::remove_file(live.join("CURRENT"))
+        .and_then(|()| fs::write(live.join("CURRENT"), "MANIFEST-999999\n"))
+        .expect("writes");
+    let error = RocksEngine::open(&live, &RocksOptions::default()).map(drop).expect_err("no such manifest");
+    assert!(error.is_rot(), "{error}");
 }
 
 #[test]

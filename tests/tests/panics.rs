@@ -15,9 +15,11 @@ use tonic::Code;
 
 const PANIC_IN_DECIDE: &str = "test-faults: panic in decide";
 const PANIC_IN_EVOLVE: &str = "test-faults: panic in evolve";
-/// A neighbour of a panicking entity answers within this. On a machine whose disk is slower than that at the best of
-/// times, three times what the same call took before anything panicked counts instead.
-const NEIGHBOUR_WITHIN: Duration = Duration::from_millis(100);
+/// What a neighbour of a panicking entity is meant to answer within; on a machine whose disk is slower than that at the
+/// best of times, three times what the same call took before anything panicked. An aim that is printed beside the figure
+/// and not asserted: a busy machine may spoil it. Nodes log a panic without a backtrace, whatever the environment asks for
+/// (`node/tests/panic_hook.rs`), because looking up its names would hold the shard for a quarter of a second.
+const NEIGHBOUR_AIM: Duration = Duration::from_millis(100);
 
 /// `OKNO_FAULTY_BIN`, or built into the folder the tests were built into: nothing to do when it is there and fresh. The
 /// whole workspace is named so that dependencies are taken with the same features as in a build of everything.
@@ -43,6 +45,11 @@ fn poisoned(case: &str, note: &str) -> proto::AddDocumentRequest {
     proto::AddDocumentRequest { note: note.into(), ..desk::document(case, "яд") }
 }
 
+fn now_seconds() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(now.as_secs()).expect("before the end of time")
+}
+
 async fn timed(desk: &Desk, case: &str, reference: String) -> Duration {
     let begun = Instant::now();
     desk.once(desk::document(case, &reference)).await.expect("a neighbour answers");
@@ -62,9 +69,9 @@ async fn a_panicking_case_is_quarantined_and_its_neighbour_answers_on() {
     let ill = officer.open(1).await.unwrap();
     let neighbour = officer.open(2).await.unwrap();
     officer.add(&ill, "до").await.unwrap();
-    let mut bound = NEIGHBOUR_WITHIN;
+    let mut aim = NEIGHBOUR_AIM;
     for n in 0..20 {
-        bound = bound.max(3 * timed(&officer, &neighbour, format!("прежде-{n}")).await);
+        aim = aim.max(3 * timed(&officer, &neighbour, format!("прежде-{n}")).await);
     }
 
     // Two panics, one in deciding and one in folding: each is told as not applied, nothing of it is there, and the
@@ -99,8 +106,8 @@ async fn a_panicking_case_is_quarantined_and_its_neighbour_answers_on() {
     })
     .await;
     assert_eq!(quarantined.problem().code, Code::FailedPrecondition, "{quarantined}");
-    // Every call above was answered while its neighbour panicked; how fast is a figure, which a busy machine may spoil.
-    println!("the slowest answer of the neighbour took {slowest:?}; {bound:?} is the aim");
+    // Every call above was answered while its neighbour panicked.
+    println!("the slowest answer of the neighbour took {slowest:?}; {aim:?} is the aim");
     let healthy = officer.once(desk::document(&ill, "после")).await.unwrap_err();
     assert_eq!(healthy.reason(), quarantined.reason());
 
@@ -118,10 +125,12 @@ async fn a_panicking_case_is_quarantined_and_its_neighbour_answers_on() {
     let entity = Some(proto::EntityRef { kind: "case".into(), id: ill.clone() });
     let shown = admin.call(proto::ShowEntityRequest { read: None, entity: entity.clone() }).await.unwrap();
     assert!(shown.quarantined && !shown.quarantine_reason.is_empty(), "{shown:?}");
+    let since = shown.quarantined_at.expect("since when").seconds;
+    assert!(since > 0 && since <= now_seconds(), "{shown:?}");
     admin.call(proto::ReleaseEntityRequest { meta: None, entity: entity.clone() }).await.unwrap();
     officer.add(&ill, "здоров").await.unwrap();
     let shown = admin.call(proto::ShowEntityRequest { read: None, entity }).await.unwrap();
-    assert!(!shown.quarantined);
+    assert!(!shown.quarantined && shown.quarantined_at.is_none());
     assert_eq!(officer.case(&ill).await.unwrap().documents.len(), 3);
 
     // All of it on every node alike; and no node was harmed.

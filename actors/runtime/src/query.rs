@@ -5,6 +5,7 @@
 use crate::{
     codec::{self, What},
     load::{LoadedState, load_state, unreadable},
+    sys::{QUARANTINE_ENTITY, QUARANTINES_MAX, SysEvent},
     work::{entity_key, entity_ref},
     world::{World, Worlds},
 };
@@ -28,6 +29,10 @@ use tokio::sync::broadcast;
 /// Rows a list looks at for one page at most, so that a filter that matches little cannot read everything: the
 /// page then comes back short, with a place to go on from.
 const SCAN_ROWS_MAX: usize = 2_048;
+/// Quarantines and releases looked through for the time of one: as many as [`QUARANTINES_MAX`] entities make with one
+/// each, in pages that bound memory.
+const QUARANTINE_PAGES_MAX: usize = QUARANTINES_MAX / QUARANTINE_PAGE;
+const QUARANTINE_PAGE: usize = 1_024;
 
 /// Which cases a list holds, each in the order of one index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +115,8 @@ pub struct EntityInfo {
     pub timers: Vec<TimerKey>,
     /// Reason of its quarantine.
     pub quarantine: Option<String>,
+    /// Replicated time at which the quarantine began.
+    pub quarantined_ms: Option<i64>,
     /// Messages waiting for it, at most 100.
     pub waiting: Vec<Message>,
     pub applied_index: u64,
@@ -306,9 +313,13 @@ impl Snapshot {
             bytes: 0,
             timers: Vec::new(),
             quarantine: self.view.quarantined(key)?,
+            quarantined_ms: None,
             waiting: self.view.outbox_of(key, 100)?,
             applied_index: self.applied_index,
         };
+        if info.quarantine.is_some() {
+            info.quarantined_ms = self.quarantined_ms(key)?;
+        }
         if let Some(stored) = stored {
             info.head = Some((stored.head, stored.head_index));
             info.bytes =
@@ -323,6 +334,30 @@ impl Snapshot {
             }
         }
         Ok(info)
+    }
+
+    /// When an entity was last quarantined. The row that closes it keeps the reason alone; the journal has the time.
+    fn quarantined_ms(&self, key: &EntityKey) -> Result<Option<i64>, StorageError> {
+        let keeper = EntityKey::parse(QUARANTINE_ENTITY).expect("names of system entities are well-formed");
+        let (mut after, mut last) = (0, None);
+        for _ in 0..QUARANTINE_PAGES_MAX {
+            let rows = self.view.history(&keeper, after, QUARANTINE_PAGE)?;
+            for row in &rows {
+                for record in &row.events {
+                    let event: SysEvent = codec::decode(What::SystemEvent, record)
+                        .map_err(|error| unreadable(&keeper, &error))?;
+                    if matches!(event, SysEvent::Quarantined { entity, .. } if entity == key.as_str()) {
+                        last = Some(row.time_ms);
+                    }
+                }
+            }
+            match rows.last() {
+                Some(row) if rows.len() == QUARANTINE_PAGE => after = row.index,
+                _ => return Ok(last),
+            }
+        }
+        // More than anybody looks through for a date: none is better than an old one.
+        Ok(None)
     }
 }
 

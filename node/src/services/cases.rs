@@ -1,7 +1,7 @@
 //! `okno.v1.CaseService`.
 
 use super::{
-    desk::{Desk, WriteRequest, long_read, storage_failure, wrong_reply},
+    desk::{Desk, WriteRequest, wrong_reply},
     scope::Scope,
     watch,
 };
@@ -67,7 +67,7 @@ impl Desk {
     /// A case the caller may read, recorded as read.
     fn readable_case(&self, context: &CallContext, id: &str) -> Result<Read<Case>, Failure> {
         let scope = self.scope(context)?;
-        let case = self.query.case(id).map_err(storage_failure)?.ok_or_else(case_unknown)?;
+        let case = self.query.case(id).map_err(|error| self.unreadable(error))?.ok_or_else(case_unknown)?;
         scope
             .check(&case.value.head().office)
             .inspect_err(|failure| self.record_denial(context, failure.reason()))?;
@@ -187,7 +187,7 @@ impl CaseService for Cases {
                 scope.check(office).inspect_err(|failure| desk.record_denial(&context, failure.reason()))?;
             }
             desk.record_read(&context, &subject_of(&filter))?;
-            let found = long_read(|| desk.query.list_cases(&filter, after.as_ref(), page.size))?;
+            let found = desk.long_read(|| desk.query.list_cases(&filter, after.as_ref(), page.size))?;
             let readable = found.cases.iter().filter(|case| scope.covers(&case.value.head().office));
             Ok(v1::ListCasesResponse {
                 meta: desk.read_meta_at(found.applied_index),
@@ -219,7 +219,7 @@ impl CaseService for Cases {
             let meta = desk.read_meta();
             desk.readable_case(&context, &target.id)?;
             // One more than the page: whether there is another page.
-            let mut found = long_read(|| desk.query.history(&target, after, page.size + 1))?;
+            let mut found = desk.long_read(|| desk.query.history(&target, after, page.size + 1))?;
             let more = found.len() > page.size;
             found.truncate(page.size);
             let next_page_token = match found.last() {

@@ -1,7 +1,7 @@
 //! `okno.v1.ClusterService`: for those who run the cluster (R-O1).
 
 use super::{
-    desk::{Desk, WriteRequest, storage_failure},
+    desk::{Desk, WriteRequest},
     transfers::Transfers,
     watch::stopping,
 };
@@ -168,13 +168,16 @@ impl ClusterService for Clusters {
             let (entity, key) = entity_from(message.entity)?;
             desk.read_point(&context, message.read.as_ref()).await?;
             desk.record_read(&context, key.as_str())?;
-            let info = desk.query.entity_info(&key).map_err(storage_failure)?;
-            let parts = match desk.cluster.state().view().entity(&key).map_err(storage_failure)? {
-                Some(stored) => {
-                    stored.parts.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
-                }
-                None => Vec::new(),
-            };
+            let info = desk.query.entity_info(&key).map_err(|error| desk.unreadable(error))?;
+            let parts =
+                match desk.cluster.state().view().entity(&key).map_err(|error| desk.unreadable(error))? {
+                    Some(stored) => stored
+                        .parts
+                        .iter()
+                        .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
+                        .collect(),
+                    None => Vec::new(),
+                };
             let (head, head_index) = info.head.unwrap_or_default();
             Ok(v1::ShowEntityResponse {
                 meta: desk.read_meta_at(info.applied_index),
@@ -185,7 +188,7 @@ impl ClusterService for Clusters {
                 parts,
                 quarantined: info.quarantine.is_some(),
                 quarantine_reason: info.quarantine.unwrap_or_default(),
-                quarantined_at: None,
+                quarantined_at: info.quarantined_ms.and_then(timestamp),
                 parked_messages: u32::try_from(info.waiting.len()).unwrap_or(u32::MAX),
                 state: format!(
                     "last commit at index {head_index}; {} bytes; {} timers",

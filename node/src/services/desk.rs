@@ -9,7 +9,7 @@ use crate::{
     token::Tokens,
 };
 use okno_cluster::{
-    ClusterHandle,
+    ClusterHandle, REMEDY_REBUILD,
     api::{Proposer, ReadError, Role},
 };
 use okno_domain::{
@@ -268,6 +268,23 @@ impl Desk {
         }
     }
 
+    /// A store that cannot be read: the log learns what. Rot closes the node (rule 12), and the caller goes to another;
+    /// anything else may be a fault of the program, which would close one node after the other as callers try them.
+    pub fn unreadable(&self, error: StorageError) -> Failure {
+        let text = crate::observability::chain(&error);
+        tracing::error!(error = text, "reading the store failed");
+        if error.is_rot() {
+            self.cluster.quarantine(&format!("rows cannot be read: {text}"), REMEDY_REBUILD);
+            return Failure::not_applied("NODE_QUARANTINED", Duration::from_secs(1), text);
+        }
+        Failure::Internal { detail: "the store cannot be read".into() }
+    }
+
+    /// A read that takes more than a moment: the network thread's other work goes on meanwhile, heartbeats above all.
+    pub fn long_read<T>(&self, read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Failure> {
+        tokio::task::block_in_place(read).map_err(|error| self.unreadable(error))
+    }
+
     /// Call it before reading: the answer is at least as new as it says.
     pub fn read_meta(&self) -> Option<v1::ReadMeta> {
         self.read_meta_at(self.cluster.applied_index())
@@ -350,17 +367,6 @@ fn read_failure(error: ReadError) -> Failure {
         ReadError::Overloaded => Failure::exhausted("OVERLOADED", error.to_string()),
         ReadError::Closed => Failure::not_applied("NODE_CLOSED", Duration::from_secs(1), error.to_string()),
     }
-}
-
-/// A store that cannot be read: the caller learns that it was us, the log learns what.
-pub fn storage_failure(error: StorageError) -> Failure {
-    tracing::error!(error = crate::observability::chain(&error), "reading the store failed");
-    Failure::Internal { detail: "the store cannot be read".into() }
-}
-
-/// A read that takes more than a moment: the network thread's other work goes on meanwhile, heartbeats above all.
-pub fn long_read<T>(read: impl FnOnce() -> Result<T, StorageError>) -> Result<T, Failure> {
-    tokio::task::block_in_place(read).map_err(storage_failure)
 }
 
 /// A reply of another kind than its command: a fault of the program.

@@ -1,6 +1,6 @@
 //! `okno.v1.QueueService`.
 
-use super::desk::{Desk, WriteRequest, long_read, wrong_reply};
+use super::desk::{Desk, WriteRequest, wrong_reply};
 use crate::{
     convert::{self, required},
     failure::Failure,
@@ -142,7 +142,7 @@ impl QueueService for Queues {
                 desk.page(&context, message.page_size, PAGE, filter.as_bytes(), &message.page_token)?;
             desk.read_point(&context, message.read.as_ref()).await?;
             let meta = desk.read_meta();
-            let queue = long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
             let queue = queue.as_ref().map(|read| &read.value);
             let wanted = |ticket: &&Ticket| {
                 states.is_empty() || states.contains(&i32::from(convert::queue::state(&ticket.state)))

@@ -3,7 +3,7 @@
 //! The journal is the buffer: a slow reader is merely further behind in it, costs no memory, and resumes by log
 //! index on any node. Only a reader that takes nothing for long is told to come back (rule 10).
 
-use super::desk::{Desk, long_read, storage_failure};
+use super::desk::Desk;
 use crate::{
     convert,
     failure::{Failure, Language},
@@ -160,7 +160,7 @@ impl Watch {
         if let Some(id) = &self.case {
             let through = self.desk.query.applied().0;
             let target = EntityRef { kind: Kind::Case, id: id.clone() };
-            let found = long_read(|| self.desk.query.history(&target, self.after, ROWS_MAX))?;
+            let found = self.desk.long_read(|| self.desk.query.history(&target, self.after, ROWS_MAX))?;
             let full = found.len() == ROWS_MAX;
             let last = found.last().map_or(0, |entry| entry.index);
             let moved = found.into_iter().map(|entry| Moved {
@@ -172,7 +172,7 @@ impl Watch {
             });
             return Ok((moved.collect(), if full { last } else { through.max(last) }));
         }
-        let found = long_read(|| self.desk.query.changes(self.after, ROWS_MAX))?;
+        let found = self.desk.long_read(|| self.desk.query.changes(self.after, ROWS_MAX))?;
         let moved = found.changes.into_iter().filter_map(|change| {
             let entity = change.entity.filter(|entity| entity.kind == Kind::Case)?;
             Some(Moved {
@@ -231,7 +231,7 @@ impl Watch {
             return Ok(known.clone());
         }
         // Met for the first time: the state of now, which is what a watch that has caught up shows.
-        let case = self.desk.query.case(&moved.id).map_err(storage_failure)?;
+        let case = self.desk.query.case(&moved.id).map_err(|error| self.desk.unreadable(error))?;
         Ok(case.map_or((String::new(), State::Unopened), |case| {
             (case.value.head().office.clone(), case.value.state())
         }))

@@ -69,7 +69,15 @@ async fn quarantine_and_release() {
     ));
     eventually("the courier has parked it", || (world.runtime.figures().courier.parked == 1).then_some(()))
         .await;
-    assert_eq!(world.runtime.query.entity_info(&key).expect("readable").waiting.len(), 1);
+    let info = world.runtime.query.entity_info(&key).expect("readable");
+    assert_eq!(info.waiting.len(), 1);
+    let row = world.log.reader.view().last_of(&EntityKey::parse("sys/quarantine").expect("a good key"));
+    assert_eq!(
+        info.quarantined_ms,
+        row.expect("readable").map(|row| row.time_ms),
+        "the journal knows since when"
+    );
+    assert!(info.quarantined_ms.is_some());
 
     // Only an administrator may release it.
     let release = || SystemOp::Release { entity: key.clone() };
