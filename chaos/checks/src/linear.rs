@@ -114,12 +114,38 @@ enum Found {
     Undecided,
 }
 
-/// One placed operation and what may follow it.
+/// One placed operation and what may follow it. States are made when they are needed: of a long history only those on
+/// the way are held.
 struct Frame<S> {
     /// The operation placed to come here; `None`: the root.
     placed: Option<usize>,
-    /// What may be placed next with the state it leads to, the best last.
-    choices: Vec<(usize, S)>,
+    state: S,
+    /// What may be placed next, the best last.
+    open: Vec<usize>,
+    /// Where the one tried last leads to, as far as not entered.
+    ready: Vec<(usize, S)>,
+}
+
+/// Configurations that were entered, by a fingerprint of 128 bits: states can be large, and two that collide are less
+/// likely than a broken processor. A collision could hide an order, never make one up.
+struct Entered {
+    hashers: [RandomState; 2],
+    seen: HashSet<u128, RandomState>,
+}
+
+impl Entered {
+    fn new() -> Self {
+        Self {
+            hashers: [RandomState::with_seeds(1, 2, 3, 4), RandomState::with_seeds(5, 6, 7, 8)],
+            seen: HashSet::with_hasher(RandomState::with_seeds(9, 10, 11, 12)),
+        }
+    }
+
+    /// True the first time.
+    fn enter(&mut self, configuration: &impl Hash) -> bool {
+        let [high, low] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(configuration)));
+        self.seen.insert(high << 64 | low)
+    }
 }
 
 /// Searches the part of the history up to `until`: what began later is left out, what ended later has not ended.
@@ -135,13 +161,12 @@ fn search<M: Model>(
     let ended = |place: usize| operations[place].ended.filter(|end| *end <= until);
     let mut left = order.iter().filter(|place| ended(**place).is_some()).count();
     let mut placed = Bits::new(operations.len());
-    // Which configurations were entered: only asked, never visited in its own order.
-    let mut entered: HashSet<(Bits, M::State), RandomState> =
-        HashSet::with_hasher(RandomState::with_seeds(1, 2, 3, 4));
+    let mut entered = Entered::new();
     let mut stack: Vec<Frame<M::State>> = Vec::new();
     let mut configurations = 0;
     let (mut furthest, mut least_left) = (Vec::new(), usize::MAX);
     let mut first = 0;
+    let mut next = Vec::new();
     let mut enter = Some((None, model.initial()));
     loop {
         if let Some((at, state)) = enter.take() {
@@ -159,79 +184,80 @@ fn search<M: Model>(
             while first < order.len() && placed.has(order[first]) {
                 first += 1;
             }
-            let choices = choices(model, operations, &order[first..], &placed, &state, &ended);
-            stack.push(Frame { placed: at, choices });
+            let open = open(model, operations, &order[first..], &placed, &state, &ended);
+            stack.push(Frame { placed: at, state, open, ready: Vec::new() });
+            // Only a dead end is worth telling, and the furthest of them.
             if left < least_left {
                 least_left = left;
-                furthest = stack.iter().filter_map(|frame| frame.placed).collect();
+                furthest.clear();
             }
         }
         let Some(frame) = stack.last_mut() else { return Found::None { furthest } };
-        match frame.choices.pop() {
-            Some((place, next)) => {
-                placed.set(place);
-                let new = entered.insert((placed.clone(), next.clone()));
-                placed.clear(place);
-                if new {
-                    enter = Some((Some(place), next));
-                }
+        if let Some((place, next)) = frame.ready.pop() {
+            placed.set(place);
+            let new = entered.enter(&(&placed, &next));
+            placed.clear(place);
+            if new {
+                enter = Some((Some(place), next));
             }
-            None => {
-                if let Some(place) = stack.pop().and_then(|frame| frame.placed) {
-                    placed.clear(place);
-                    left += usize::from(ended(place).is_some());
-                    first = 0;
-                }
+        } else if let Some(place) = frame.open.pop() {
+            model.step(&frame.state, &operations[place].op, &mut next);
+            frame.ready.extend(next.drain(..).map(|next| (place, next)));
+        } else {
+            if left == least_left && furthest.is_empty() {
+                furthest = stack.iter().filter_map(|frame| frame.placed).collect();
+            }
+            if let Some(place) = stack.pop().and_then(|frame| frame.placed) {
+                placed.clear(place);
+                left += usize::from(ended(place).is_some());
+                first = 0;
             }
         }
     }
 }
 
-/// What may be placed next in a configuration, with the state it leads to; the best last.
-fn choices<M: Model>(
+/// What may be placed next in a configuration; the best last.
+fn open<M: Model>(
     model: &M,
     operations: &[Timed<M::Op>],
     order: &[usize],
     placed: &Bits,
     state: &M::State,
     ended: &impl Fn(usize) -> Option<u64>,
-) -> Vec<(usize, M::State)> {
+) -> Vec<usize> {
     let mut candidates = Vec::new();
     let mut earliest_end = u64::MAX;
+    let mut next = Vec::new();
     for place in order.iter().copied() {
+        let timed = &operations[place];
         // Only what began before everything unplaced had ended can be next.
-        if operations[place].begun > earliest_end {
+        if timed.begun > earliest_end {
             break;
         }
         if placed.has(place) {
             continue;
         }
-        earliest_end = earliest_end.min(ended(place).unwrap_or(u64::MAX));
-        candidates.push(place);
-    }
-    let mut next = Vec::new();
-    let mut found = Vec::new();
-    for (nth, place) in candidates.iter().copied().enumerate() {
-        let timed = &operations[place];
-        let done = ended(place).is_some();
-        let alike = |other: &usize| {
-            ended(*other).is_none() && operations[*other].op == timed.op
-        };
-        if !done && candidates[..nth].iter().any(alike) {
+        let end = ended(place);
+        earliest_end = earliest_end.min(end.unwrap_or(u64::MAX));
+        if end.is_some() && model.reads(&timed.op) {
+            model.step(state, &timed.op, &mut next);
+            if !next.is_empty() {
+                return vec![place];
+            }
+            // It fits only in another state.
             continue;
         }
-        model.step(state, &timed.op, &mut next);
-        if done && model.reads(&timed.op) && !next.is_empty() {
-            return vec![(place, state.clone())];
+        let alike = |other: &usize| ended(*other).is_none() && operations[*other].op == timed.op;
+        if end.is_some() || !candidates.iter().any(alike) {
+            candidates.push(place);
         }
-        found.extend(next.drain(..).map(|next| (place, next)));
     }
-    // Last the one to try first: what has ended before what has not, then by the hint.
-    found.sort_by_key(|(place, _)| {
+    // What has ended before what has not, then by the hint.
+    candidates.sort_by_key(|place| {
         let timed = &operations[*place];
         std::cmp::Reverse((ended(*place).is_none(), timed.hint, timed.begun))
     });
-    found
+    candidates
 }
 
 /// A set of places.
