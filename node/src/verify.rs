@@ -21,8 +21,8 @@ use std::{path::Path, sync::Arc};
 const JOURNAL_ROWS: usize = 1_000;
 
 /// The write-ahead log ends in a record that is no record. Recovery goes up to there and cannot tell which it was.
-const TORN: &str = "the write-ahead log ends in a record that is incomplete or damaged, and what stood behind it is \
-     gone: after a power cut that is a write that was never acknowledged; otherwise it is rot, and up to 100 ms of \
+const TORN: &str = "the write-ahead log ends in a record that is incomplete or damaged, and nothing behind it is read: \
+     after a power cut that is a write that was never acknowledged; otherwise it is rot, and up to 100 ms of \
      acknowledged writes may be missing here without any other trace";
 
 /// What was found.
