@@ -143,3 +143,34 @@ pub fn on_signals() {
         std::thread::Builder::new().name("signals".into()).spawn(watch).expect("a thread can be started");
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_guard_undoes_once_and_a_disarmed_one_never() {
+        let times = Arc::new(AtomicU32::new(0));
+        let count = |name: &str| {
+            let times = Arc::clone(&times);
+            register(name, move || drop(times.fetch_add(1, Ordering::SeqCst)))
+        };
+        let first = count("undone by hand");
+        assert!(registered().contains(&"undone by hand".to_owned()));
+        first.run();
+        assert_eq!(times.load(Ordering::SeqCst), 1);
+        drop(count("undone by its end"));
+        assert_eq!(times.load(Ordering::SeqCst), 2);
+        count("not needed any more").disarm();
+        assert_eq!(times.load(Ordering::SeqCst), 2);
+        assert!(!registered().iter().any(|what| what.starts_with("undone") || what.starts_with("not needed")));
+    }
+
+    #[test]
+    fn an_action_that_panics_harms_nobody() {
+        drop(register("a bad one", || panic!("it cannot be undone")));
+        assert!(!registered().contains(&"a bad one".to_owned()));
+    }
+}

@@ -40,8 +40,6 @@ pub enum Need {
     Compiler,
     /// `unshare` with time namespaces.
     TimeNamespaces,
-    /// Control groups, version 2, with the controllers of memory and cpu, writable.
-    ControlGroups,
     /// `okno-faulty`: the binary with planted faults.
     FaultyBinary,
     /// `oknoctl` beside `okno`.
@@ -71,7 +69,6 @@ impl Need {
                 (!Path::new("/proc/self/ns/time").exists())
                     .then(|| "this kernel has no time namespaces".to_owned())
             }),
-            Self::ControlGroups => crate::limits::control_groups_missing(),
             Self::FaultyBinary => binary_missing("okno-faulty"),
             Self::Oknoctl => binary_missing("oknoctl"),
         }

@@ -15,7 +15,12 @@ pub enum Fate {
     /// The process ended by itself; with the last line of its log that speaks of an error.
     Ended { status: ExitStatus, said: String },
     /// Raft and clients are closed, health and administration open.
-    Quarantined { reason: String, remedy: String },
+    Quarantined {
+        reason: String,
+        remedy: String,
+        /// It took entries from the others before it noticed.
+        took_part: bool,
+    },
     /// It serves and has caught up with the others.
     Serves,
     /// None of these by the time stated.
@@ -27,7 +32,7 @@ impl Fate {
     pub fn stopped(&self) -> bool {
         match self {
             Self::Ended { status, said } => !status.success() && !said.is_empty(),
-            Self::Quarantined { reason, remedy } => !reason.is_empty() && !remedy.is_empty(),
+            Self::Quarantined { reason, remedy, .. } => !reason.is_empty() && !remedy.is_empty(),
             Self::Serves | Self::Undecided { .. } => false,
         }
     }
@@ -42,54 +47,79 @@ impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended { status, said } => write!(f, "ended ({status}): {said}"),
-            Self::Quarantined { reason, remedy } => write!(f, "is quarantined: {reason}; {remedy}"),
+            Self::Quarantined { reason, remedy, took_part } => {
+                let late = if *took_part { ", having taken part" } else { "" };
+                write!(f, "is quarantined{late}: {reason}; {remedy}")
+            }
             Self::Serves => f.write_str("serves and has caught up"),
             Self::Undecided { seen } => write!(f, "neither stopped nor caught up: {seen}"),
         }
     }
 }
 
-/// Waits until it is known what becomes of a running node. A leader elsewhere is needed to tell "caught up".
-pub async fn of(bench: &mut Bench, node: u64, within: Duration) -> Fate {
-    of_when(bench, node, within, true).await
+/// Looks after one node from before its start, or from before its fault.
+#[derive(Debug)]
+pub struct Look {
+    node: u64,
+    /// What its log said before is not about this.
+    log_bytes: usize,
+    /// The others had committed so much: to have caught up with it is to have caught up.
+    aim: u64,
 }
 
-/// As [`of`], of a node that serves already and must not go on: serving is no fate.
-pub async fn of_serving(bench: &mut Bench, node: u64, within: Duration) -> Fate {
-    of_when(bench, node, within, false).await
-}
+impl Look {
+    pub async fn begin(bench: &mut Bench, node: u64) -> Self {
+        let log_bytes = bench.cluster().log(node).len();
+        let others: Vec<u64> = bench.cluster().running().into_iter().filter(|other| *other != node).collect();
+        let mut aim = 0;
+        for other in others {
+            if let Ok(status) = bench.cluster().status(other).await {
+                aim = aim.max(status.commit_index);
+            }
+        }
+        assert!(aim > 0, "no other node says how far it is");
+        Self { node, log_bytes, aim }
+    }
 
-async fn of_when(bench: &mut Bench, node: u64, within: Duration, serving_counts: bool) -> Fate {
-    let until = Instant::now() + within;
-    let others: Vec<u64> = bench.cluster().running().into_iter().filter(|other| *other != node).collect();
-    // What the others had committed: to have caught up with that is to have caught up.
-    let mut aim = u64::MAX;
-    for other in &others {
-        if let Ok(status) = bench.cluster().status(*other).await
-            && status.role() == proto::MemberRole::Leader
-        {
-            aim = status.commit_index;
+    /// Waits until it is known what becomes of a node that starts.
+    pub async fn fate(&self, bench: &mut Bench, within: Duration) -> Fate {
+        self.fate_when(bench, within, true).await
+    }
+
+    /// As [`Look::fate`], of a node that serves already and must not go on: that it serves is no fate.
+    pub async fn fate_of_serving(&self, bench: &mut Bench, within: Duration) -> Fate {
+        self.fate_when(bench, within, false).await
+    }
+
+    async fn fate_when(&self, bench: &mut Bench, within: Duration, serving_counts: bool) -> Fate {
+        let until = Instant::now() + within;
+        let mut seen = String::from("it never answered");
+        loop {
+            if let Some(status) = bench.cluster().ended(self.node, Duration::ZERO).await {
+                return Fate::Ended { status, said: last_error(&self.log(bench)) };
+            }
+            if let Ok(status) = bench.cluster().status(self.node).await {
+                if status.phase() == proto::NodePhase::Quarantined {
+                    let took_part = status.last_index >= self.aim;
+                    return Fate::Quarantined { reason: status.reason, remedy: status.remedy, took_part };
+                }
+                let serves = status.phase() == proto::NodePhase::Serving && status.applied_index >= self.aim;
+                if serving_counts && serves {
+                    return Fate::Serves;
+                }
+                seen = format!("{:?}, applied {} of {}", status.phase(), status.applied_index, self.aim);
+            }
+            if Instant::now() > until {
+                return Fate::Undecided { seen };
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
-    let mut seen = String::from("it never answered");
-    loop {
-        if let Some(status) = bench.cluster().ended(node, Duration::ZERO).await {
-            return Fate::Ended { status, said: last_error(&bench.cluster().log(node)) };
-        }
-        if let Ok(status) = bench.cluster().status(node).await {
-            if status.phase() == proto::NodePhase::Quarantined {
-                return Fate::Quarantined { reason: status.reason, remedy: status.remedy };
-            }
-            let serves = status.phase() == proto::NodePhase::Serving && status.applied_index >= aim;
-            if serving_counts && serves {
-                return Fate::Serves;
-            }
-            seen = format!("{:?}, applied {} of {aim}", status.phase(), status.applied_index);
-        }
-        if Instant::now() > until {
-            return Fate::Undecided { seen };
-        }
-        tokio::time::sleep(POLL).await;
+
+    /// What the node wrote since the look began.
+    pub fn log(&self, bench: &mut Bench) -> String {
+        let log = bench.cluster().log(self.node);
+        log.get(self.log_bytes..).unwrap_or_default().to_owned()
     }
 }
 

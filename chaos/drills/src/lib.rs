@@ -9,6 +9,7 @@
 //! | [`runner`] | runs drills, one after the other, and makes the reports |
 //! | [`finish`] | the checks at the end of every drill |
 //! | [`watch`] | who leads, and how much memory nodes take, while a drill runs |
+//! | [`live`] | the guarded drills against a running cluster |
 //! | [`limits`] | less of the machine for one process |
 //! | [`net`], [`disk`], [`clock`], [`trace`] | networks, disks, clocks and system calls, and what can be done to them |
 //! | [`fate`] | what became of a node that was given bad data or a bad disk |
@@ -26,6 +27,7 @@ pub mod fate;
 pub mod finish;
 pub mod harness;
 pub mod limits;
+pub mod live;
 pub mod load;
 pub mod net;
 pub mod runner;

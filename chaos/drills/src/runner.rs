@@ -143,6 +143,9 @@ fn conclude(bench: &Bench, report: &mut DrillReport, mut problems: Vec<String>) 
     if bench.injected.is_empty() {
         problems.push("no fault was injected".to_owned());
     }
+    if report.acknowledged == 0 && problems.is_empty() {
+        problems.push("no write was acknowledged: nothing was put to the test".to_owned());
+    }
     for (kind, _) in bench.injected.iter().filter(|(_, count)| **count == 0) {
         problems.push(format!("{kind} was to be injected and never happened"));
     }
@@ -182,4 +185,94 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
         .cloned()
         .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "a panic without words".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drill::Need;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn drill(run: for<'a> fn(&'a mut Bench) -> futures::future::LocalBoxFuture<'a, ()>) -> Drill {
+        Drill { name: "test", faults: &[1], needs: &[], scenario: "s", expected: "e", run }
+    }
+
+    fn run_alone(drill: &Drill) -> DrillReport {
+        run(&[drill], &Options::default(), |_| {}).pop().expect("one report for one drill")
+    }
+
+    #[test]
+    fn an_expectation_that_does_not_hold_breaks_the_drill_and_all_is_cleaned_up() {
+        static CLEANED: AtomicBool = AtomicBool::new(false);
+        let report = run_alone(&drill(|bench| {
+            Box::pin(async move {
+                bench.injected("fault", 1);
+                bench.keep(cleanup::register("a mount", || CLEANED.store(true, Ordering::SeqCst)));
+                panic!("the leader was not replaced");
+            })
+        }));
+        assert_eq!(report.verdict, Outcome::Broken);
+        assert!(report.explanation.contains("the leader was not replaced"), "{}", report.explanation);
+        assert!(CLEANED.load(Ordering::SeqCst));
+        assert!(!cleanup::registered().contains(&"a mount".to_owned()));
+    }
+
+    #[test]
+    fn a_fault_that_never_happened_breaks_the_drill() {
+        let none = run_alone(&drill(|_| Box::pin(async {})));
+        assert_eq!(none.verdict, Outcome::Broken);
+        assert!(none.explanation.contains("no fault was injected"), "{}", none.explanation);
+        let zero = run_alone(&drill(|bench| {
+            Box::pin(async move {
+                bench.injected("cut", 1);
+                bench.injected("heal", 0);
+            })
+        }));
+        assert_eq!(zero.verdict, Outcome::Broken);
+        assert!(zero.explanation.contains("heal was to be injected"), "{}", zero.explanation);
+        assert_eq!(zero.injected["cut"], 1);
+    }
+
+    #[test]
+    fn a_drill_under_no_load_proves_nothing() {
+        let report = run_alone(&drill(|bench| Box::pin(async move { bench.injected("cut", 1) })));
+        assert_eq!(report.verdict, Outcome::Broken);
+        assert!(report.explanation.contains("no write was acknowledged"), "{}", report.explanation);
+    }
+
+    #[test]
+    fn a_broken_invariant_breaks_the_drill_and_is_told_first() {
+        let report = run_alone(&drill(|bench| {
+            Box::pin(async move {
+                bench.injected("cut", 1);
+                bench.check(Invariant::Refused, true, "one was refused");
+                bench.check(Invariant::Refused, false, "another got in");
+            })
+        }));
+        assert_eq!(report.verdict, Outcome::Broken);
+        let told: Vec<_> = report.invariants.iter().map(|v| (v.id, v.held, v.detail.as_str())).collect();
+        assert_eq!(told, [(Invariant::Refused, false, "another got in; one was refused")]);
+    }
+
+    #[test]
+    fn what_is_missing_is_said_first_and_the_drill_is_skipped() {
+        static RAN: AtomicBool = AtomicBool::new(false);
+        let mut wants = drill(|_| Box::pin(async { RAN.store(true, Ordering::SeqCst) }));
+        wants.needs = &[Need::FaultyBinary];
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { bin_dir: Some(folder.path().to_owned()), ..Options::default() };
+        let mut said = Vec::new();
+        let reports = run(&[&wants], &options, |progress| {
+            said.push(match progress {
+                Progress::Missing { missing, .. } => missing.join(", "),
+                Progress::Begins { .. } => "begins".to_owned(),
+                Progress::Ended { report } => format!("{:?}", report.verdict),
+            });
+        });
+        assert_eq!(reports[0].verdict, Outcome::Skipped);
+        assert!(reports[0].explanation.contains("okno-faulty is not there"), "{}", reports[0].explanation);
+        assert!(said[0].contains("okno-faulty is not there"), "{said:?}");
+        assert_eq!(said[1..], ["Skipped"]);
+        assert!(!RAN.load(Ordering::SeqCst));
+    }
 }

@@ -6,7 +6,7 @@
 use crate::bench::{Bench, Fault};
 use crate::disk::rot::{self, Copy, Kind};
 use crate::drill::Drill;
-use crate::fate::{self, Fate};
+use crate::fate::{Fate, Look};
 use crate::harness::plan::Plan;
 use okno_checks::invariants::Invariant;
 use okno_client::v1 as proto;
@@ -28,8 +28,8 @@ pub const WAL_ROT: Drill = Drill {
     name: "wal-rot",
     faults: &[8],
     needs: &[],
-    scenario: "One bit flips in the write-ahead log of a follower that was killed: in the middle of the newest file, near \
-               its end, and in both slots of its identity.",
+    scenario: "One bit flips in the write-ahead log of a follower that was killed: in the middle of the newest file; in \
+               both slots of its identity; near the end of the log.",
     expected: "In the middle: the node stops and says why. At the end: it stops, or what was cut off had not been promised \
                and it catches up. Without a readable identity it stops. The others serve.",
     run: |bench| Box::pin(wal_rot(bench)),
@@ -73,9 +73,12 @@ struct Patient {
 /// What must become of the node.
 #[derive(Clone, Copy, PartialEq)]
 enum Must {
-    Stop,
-    /// It may also serve: the final checks judge what.
-    StopOrBeRight,
+    /// Before it takes part.
+    StopAtStart,
+    /// At the latest when what is damaged is read: what nobody reads does no harm.
+    StopWhenRead,
+    /// It may also serve, on the data it has then: the final checks judge what.
+    StopOrServe,
 }
 
 async fn admit(bench: &mut Bench, plan: Plan, gently: bool) -> Patient {
@@ -97,7 +100,8 @@ async fn admit(bench: &mut Bench, plan: Plan, gently: bool) -> Patient {
     Patient { node, data, intact, fault }
 }
 
-/// Damages the node's files, starts it, sees what becomes of it, and puts the intact files back.
+/// Damages the node's files, starts it, sees what becomes of it, and puts the intact files back. A node that took part
+/// meanwhile has promised things that the intact files do not hold: it keeps what it has, or stays away.
 async fn damage(
     bench: &mut Bench,
     patient: &Patient,
@@ -110,29 +114,52 @@ async fn damage(
     let done = how(bench, &patient.data);
     bench.injected(kind, 1);
     bench.note(done.clone());
+    // So that it can be told whether it took part.
+    bench.progress(WRITES_MEANWHILE, NEXT_WRITE_WITHIN).await;
+    let look = Look::begin(bench, node).await;
     bench.cluster().start_node(node);
-    let mut fate = fate::of(bench, node, DECIDES_WITHIN).await;
-    if must == Must::Stop && matches!(fate, Fate::Serves) {
+    let mut fate = look.fate(bench, DECIDES_WITHIN).await;
+    if must == Must::StopWhenRead && matches!(fate, Fate::Serves) {
         // What is read by nobody is read for a digest.
         let marker = bench.cluster().admin().call(proto::PlaceMarkerRequest { meta: None }).await;
         marker.expect("two nodes are enough for a marker");
-        fate = fate::of_serving(bench, node, DECIDES_WITHIN).await;
+        fate = look.fate_of_serving(bench, DECIDES_WITHIN).await;
     }
-    let safe = if must == Must::Stop { fate.stopped() } else { fate.is_safe() };
+    let took_part =
+        matches!(fate, Fate::Serves | Fate::Undecided { .. } | Fate::Quarantined { took_part: true, .. });
+    let safe = match must {
+        Must::StopAtStart => fate.stopped() && !took_part,
+        Must::StopWhenRead => fate.stopped(),
+        Must::StopOrServe => fate.is_safe(),
+    };
     bench.note(format!("{kind}: node {node} {fate}"));
     bench.check(Invariant::StopsWhenWrong, safe, format!("{done}: node {node} {fate}"));
-    bench.served_since(Instant::now(), NEXT_WRITE_WITHIN).await;
+    let now = Instant::now();
+    bench.served_since(now, NEXT_WRITE_WITHIN).await;
+    if matches!(fate, Fate::Serves) && safe {
+        return;
+    }
     if !matches!(fate, Fate::Ended { .. }) {
         bench.cluster().kill(node);
     }
-    patient.intact.put_back();
+    if took_part {
+        bench.absent(node, format!("{kind}: {fate}"));
+        assert!(safe, "node {node} took part in spite of: {done}");
+    } else {
+        patient.intact.put_back();
+    }
 }
 
-/// Starts the node on its intact files.
+/// Starts the node on its intact files, if it does not serve already.
 async fn discharge(bench: &mut Bench, patient: Patient) {
     bench.over(patient.fault);
-    bench.note(format!("node {}'s intact files are put back", patient.node));
-    bench.cluster().start_node(patient.node);
+    if bench.absent.contains_key(&patient.node) {
+        return;
+    }
+    if !bench.cluster().running().contains(&patient.node) {
+        bench.note(format!("node {} starts on its intact files", patient.node));
+        bench.cluster().start_node(patient.node);
+    }
     bench.progress(WRITES_MEANWHILE, NEXT_WRITE_WITHIN).await;
     bench.redundant(patient.fault, REDUNDANT_WITHIN).await;
 }
@@ -147,23 +174,23 @@ fn name(path: &Path) -> String {
 
 async fn wal_rot(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "bit-flipped-in-the-middle-of-the-log", Must::Stop, |bench, data| {
+    damage(bench, &patient, "bit-flipped-in-the-middle-of-the-log", Must::StopAtStart, |bench, data| {
         let (log, place) = (newest(data, Kind::WriteAheadLog), bench.rng.gen_range(0.3..0.6));
         let written = rot::written(&log);
         let offset = rot::flip_at(&log, (written as f64 * place) as u64, &mut bench.rng);
         format!("a bit flipped at {offset} of {written} bytes of {}", name(&log))
     })
     .await;
-    damage(bench, &patient, "bit-flipped-at-the-end-of-the-log", Must::StopOrBeRight, |bench, data| {
+    damage(bench, &patient, "bits-flipped-in-the-identity", Must::StopAtStart, |bench, data| {
+        let offsets = rot::flip_every(&data.join(rot::IDENTITY), IDENTITY_STEP_BYTES, &mut bench.rng);
+        format!("bits flipped at {offsets:?} of the identity")
+    })
+    .await;
+    damage(bench, &patient, "bit-flipped-at-the-end-of-the-log", Must::StopOrServe, |bench, data| {
         let log = newest(data, Kind::WriteAheadLog);
         let written = rot::written(&log);
         let offset = rot::flip_at(&log, written.saturating_sub(bench.rng.gen_range(1..200)), &mut bench.rng);
         format!("a bit flipped at {offset} of {written} bytes of {}", name(&log))
-    })
-    .await;
-    damage(bench, &patient, "bits-flipped-in-the-identity", Must::Stop, |bench, data| {
-        let offsets = rot::flip_every(&data.join(rot::IDENTITY), IDENTITY_STEP_BYTES, &mut bench.rng);
-        format!("bits flipped at {offsets:?} of the identity")
     })
     .await;
     discharge(bench, patient).await;
@@ -174,7 +201,7 @@ const IDENTITY_STEP_BYTES: u64 = 64;
 
 async fn sst_rot(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), true).await;
-    damage(bench, &patient, "bits-flipped-in-tables", Must::Stop, |bench, data| {
+    damage(bench, &patient, "bits-flipped-in-tables", Must::StopWhenRead, |bench, data| {
         let tables = rot::files(data, Kind::Table);
         assert!(!tables.is_empty(), "an orderly end writes tables");
         for table in &tables {
@@ -192,30 +219,30 @@ async fn sst_rot(bench: &mut Bench) {
 
 async fn manifest_lost(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "manifest-removed", Must::Stop, |_, data| {
+    damage(bench, &patient, "manifest-removed", Must::StopAtStart, |_, data| {
         let file = newest(data, Kind::Manifest);
         rot::remove(&file);
         format!("{} removed", name(&file))
     })
     .await;
-    damage(bench, &patient, "manifest-cut", Must::Stop, |_, data| {
+    damage(bench, &patient, "manifest-cut", Must::StopAtStart, |_, data| {
         let file = newest(data, Kind::Manifest);
         rot::truncate(&file, rot::written(&file) / 2);
         format!("{} cut to half", name(&file))
     })
     .await;
-    damage(bench, &patient, "bit-flipped-in-the-manifest", Must::Stop, |bench, data| {
+    damage(bench, &patient, "bit-flipped-in-the-manifest", Must::StopAtStart, |bench, data| {
         let file = newest(data, Kind::Manifest);
         let offset = rot::flip_at(&file, rot::written(&file) / 3, &mut bench.rng);
         format!("a bit flipped at {offset} of {}", name(&file))
     })
     .await;
-    damage(bench, &patient, "current-removed", Must::Stop, |_, data| {
+    damage(bench, &patient, "current-removed", Must::StopAtStart, |_, data| {
         rot::remove(&newest(data, Kind::Current));
         "CURRENT removed".to_owned()
     })
     .await;
-    damage(bench, &patient, "current-wrong", Must::Stop, |_, data| {
+    damage(bench, &patient, "current-wrong", Must::StopAtStart, |_, data| {
         std::fs::write(newest(data, Kind::Current), "MANIFEST-999999\n").expect("a stopped node's file");
         "CURRENT names a file that is not there".to_owned()
     })
@@ -225,14 +252,14 @@ async fn manifest_lost(bench: &mut Bench) {
 
 async fn wal_lost(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "log-cut", Must::Stop, |_, data| {
+    damage(bench, &patient, "log-cut", Must::StopAtStart, |_, data| {
         let log = newest(data, Kind::WriteAheadLog);
         let written = rot::written(&log);
         rot::truncate(&log, written / 2);
         format!("{} cut to half of {written} bytes", name(&log))
     })
     .await;
-    damage(bench, &patient, "log-removed", Must::Stop, |_, data| {
+    damage(bench, &patient, "log-removed", Must::StopAtStart, |_, data| {
         let logs = rot::files(data, Kind::WriteAheadLog);
         logs.iter().for_each(|log| rot::remove(log));
         format!("{} log files removed", logs.len())

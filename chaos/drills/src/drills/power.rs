@@ -7,7 +7,7 @@
 use crate::bench::Bench;
 use crate::disk::volume::{self, Journal, PowerCut, Volume};
 use crate::drill::{Drill, Need};
-use crate::fate::{self, Fate};
+use crate::fate::{Fate, Look};
 use crate::harness::plan::Plan;
 use okno_checks::invariants::Invariant;
 use rand::Rng;
@@ -217,8 +217,9 @@ async fn image_in_flight(bench: &mut Bench) {
     bench.cluster().kill(node);
     disk.replace_by(&copy).await;
     bench.injected("disks-replaced-by-a-copy-in-flight", 1);
+    let look = Look::begin(bench, node).await;
     bench.cluster().start_node(node);
-    let fate = fate::of(bench, node, DECIDES_WITHIN).await;
+    let fate = look.fate(bench, DECIDES_WITHIN).await;
     bench.note(format!("node {node} {fate}"));
     bench.check(Invariant::StopsWhenWrong, fate.is_safe(), format!("on the copy node {node} {fate}"));
     bench.over(fault);

@@ -359,6 +359,11 @@ impl Cluster {
         Some(status)
     }
 
+    /// Whether a node that was started has ended by itself.
+    pub fn has_ended(&mut self, node: u64) -> bool {
+        self.nodes.get_mut(&node).is_some_and(|process| process.try_wait().is_some())
+    }
+
     /// SIGSTOP: the process stands still with all its connections open.
     pub fn pause(&self, node: u64) {
         self.signal(node, libc::SIGSTOP);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`cluster`] | nodes as child processes: start, kill, stop, pause, wait |
 //! | [`desk`] | one caller's calls, short to write |
+//! | [`http`] | a node's own port of figures and health |
 //! | [`load`] | writers beside a test, and the check that everything acknowledged is there once on every node |
 //! | [`people`] | visitors, all made up, with valid check digits |
 //! | [`plan`] | which binary, at which addresses, with data where, launched by what |
@@ -17,6 +18,7 @@
 
 pub mod cluster;
 pub mod desk;
+pub mod http;
 pub mod load;
 pub mod people;
 pub mod pki;
