@@ -205,7 +205,8 @@ impl Population {
             Wish::Of(subject, call) => (subject, call),
             Wish::Open(call) => {
                 let id = okno_domain::ids::case_id(&fixtures::officer(client), request);
-                if random.percent(50) {
+                // Others may come to it before it is there.
+                if random.percent(25) {
                     self.beliefs.heard_of(&id);
                 }
                 (Subject::Case(id), call)

@@ -10,12 +10,14 @@ use okno_checks::history::{
 const TICKETS_MAX: usize = 32;
 /// Documents of one case that clients remember.
 const DOCUMENTS_MAX: usize = 32;
+/// Cases of one run, closed ones included: bounds what is read in the end.
+const CASES_MAX: usize = 60;
 
 /// How a run's clients behave; drawn from its seed.
 #[derive(Debug, Clone)]
 pub struct Workload {
     pub clients: usize,
-    /// Cases that are worked on; more than this are not opened.
+    /// Cases that are worked on at a time; a closed one makes room for another.
     pub cases_max: usize,
     /// Between two operations of one client.
     pub think_us: (u64, u64),
@@ -103,12 +105,17 @@ impl Beliefs {
     }
 
     pub fn wish(&mut self, workload: &Workload, client: usize, random: &mut Random) -> Wish {
-        let office = random.index(fixtures::OFFICES.len());
+        let mut office = random.index(fixtures::OFFICES.len());
+        // Who works in one office only is refused in the other: sometimes, not half of the time.
+        if u32::try_from(client) == Ok(fixtures::OF_ONE_OFFICE) && random.percent(80) {
+            office = 0;
+        }
+        let live = self.cases.iter().filter(|case| case.is_live()).count();
         let mut choice = random.weighted(&workload.weights);
-        if self.cases.is_empty() && (1..=3).contains(&choice) {
+        if live == 0 && (1..=3).contains(&choice) && self.cases.len() < CASES_MAX {
             choice = 0;
         }
-        if choice == 0 && self.cases.len() >= workload.cases_max {
+        if choice == 0 && (live >= workload.cases_max || self.cases.len() >= CASES_MAX) {
             choice = 1 + random.index(3);
         }
         match choice {
@@ -116,13 +123,23 @@ impl Beliefs {
             1 => self.document(client, random),
             2 => self.advance(random),
             3 => {
-                let case = &self.cases[random.index(self.cases.len())];
+                let case = &self.cases[self.some_case(random)];
                 Wish::Of(Subject::Case(case.id.clone()), Call::ReadCase)
             }
             4 => take_ticket(office, random),
             5 => self.window(office, random),
             _ => Wish::Of(queue(office), Call::ReadQueue),
         }
+    }
+
+    /// One that is still worked on, mostly. There is one.
+    fn some_case(&self, random: &mut Random) -> usize {
+        let start = random.index(self.cases.len());
+        if random.percent(8) {
+            return start;
+        }
+        let turned = (start..self.cases.len()).chain(0..start);
+        turned.into_iter().find(|place| self.cases[*place].is_live()).unwrap_or(start)
     }
 
     fn open(&self, office: usize, random: &mut Random) -> Wish {
@@ -143,8 +160,7 @@ impl Beliefs {
 
     fn document(&mut self, client: usize, random: &mut Random) -> Wish {
         self.references += 1;
-        let place = random.index(self.cases.len());
-        let case = &self.cases[place];
+        let case = &self.cases[self.some_case(random)];
         let call = if random.percent(15) {
             let known = random.one_of(&case.documents).copied().filter(|_| random.percent(80));
             let document = known.unwrap_or_else(|| u32::try_from(random.within(1, 9)).unwrap_or(1));
@@ -158,7 +174,7 @@ impl Beliefs {
     }
 
     fn advance(&self, random: &mut Random) -> Wish {
-        let case = &self.cases[random.index(self.cases.len())];
+        let case = &self.cases[self.some_case(random)];
         let usual: &[Step] = match case.stage {
             Some(Stage::Draft) => &[Step::Accept, Step::Accept, Step::Accept, Step::Withdraw],
             Some(Stage::Accepted) => &[
@@ -237,6 +253,10 @@ impl Beliefs {
                 Some((ticket, _)) => {
                     Call::Finish { ticket: ticket.clone(), window, served: random.percent(50) }
                 }
+                // Nobody waits, as far as anybody knows: a visitor comes, mostly.
+                None if random.percent(60) && !tickets.iter().any(|(_, phase)| *phase == Phase::Waiting) => {
+                    return take_ticket(office, random);
+                }
                 None => Call::CallNext { window },
             },
         };
@@ -254,7 +274,15 @@ impl Beliefs {
 
     /// What an operation's outcome tells.
     pub fn learn(&mut self, operation: &Operation) {
-        let Outcome::Done { reply, .. } = &operation.outcome else { return };
+        let Outcome::Done { reply, .. } = &operation.outcome else {
+            // What was never opened is forgotten.
+            if let (Outcome::Refused(_), Call::OpenCase { .. }, Subject::Case(id)) =
+                (&operation.outcome, &operation.call, &operation.entity)
+            {
+                self.cases.retain(|case| case.id != *id || case.stage.is_some());
+            }
+            return;
+        };
         match &operation.entity {
             Subject::Case(id) => {
                 self.heard_of(id);
@@ -292,6 +320,16 @@ impl Beliefs {
     }
 }
 
+impl KnownCase {
+    /// As far as anybody knows there is still something to do with it.
+    const fn is_live(&self) -> bool {
+        !matches!(
+            self.stage,
+            Some(Stage::Issued | Stage::Withdrawn | Stage::Unclaimed | Stage::Archived)
+        )
+    }
+}
+
 impl KnownOffice {
     fn put(&mut self, seen: &TicketSeen) {
         match self.tickets.iter_mut().find(|(name, _)| *name == seen.name) {
@@ -311,7 +349,7 @@ fn queue(office: usize) -> Subject {
 }
 
 fn take_ticket(office: usize, random: &mut Random) -> Wish {
-    let (purpose, service) = match random.below(10) {
+    let (purpose, service) = match random.below(16) {
         0 => (Purpose::AskStatus, String::new()),
         1 => (Purpose::CollectResult, fixtures::SERVICES[0].to_owned()),
         2 => (Purpose::Apply, fixtures::CLOSED_SERVICE.to_owned()),
