@@ -335,6 +335,11 @@ impl MemoryIdentity {
         self.0.lock().tear_at = Some(bytes);
     }
 
+    /// No write came, or the power stayed after all.
+    pub fn spare_next_write(&self) {
+        self.0.lock().tear_at = None;
+    }
+
     /// Flips one bit of a slot, if it holds that byte.
     pub fn rot(&self, slot: usize, byte: usize) {
         if let Some(byte) = self.0.lock().slots[slot].as_mut().and_then(|s| s.get_mut(byte)) {

@@ -1,6 +1,8 @@
 //! Plays seeds and prints what came of them: `seeds [LINE…]`, each word `key=value` as of a recorded seed, and
 //! `first=`, `count=`, `threads=`, `trace=1`, `twice=1`.
 
+#![allow(clippy::disallowed_methods, reason = "how long it took is shown to people")]
+
 use okno_sim::{BatchConfig, Config, Run, batch};
 use std::time::Instant;
 
@@ -28,11 +30,22 @@ fn main() {
         }
         println!(
             "hash {:016x} steps {} virtual {} ms nodes {} operations {} {:?} injected {:?}\n{:?}",
-            report.trace_hash, report.steps, report.virtual_ms, report.nodes, report.operations, report.outcomes,
-            report.injected, report.figures
+            report.trace_hash,
+            report.steps,
+            report.virtual_ms,
+            report.nodes,
+            report.operations,
+            report.outcomes,
+            report.injected,
+            report.figures
         );
         for verdict in &report.verdicts {
-            println!("{} {}: {}", if verdict.held { "held  " } else { "BROKEN" }, verdict.id.id(), verdict.detail);
+            println!(
+                "{} {}: {}",
+                if verdict.held { "held  " } else { "BROKEN" },
+                verdict.id.id(),
+                verdict.detail
+            );
         }
         println!("{:?}", report.failure);
         if twice {
@@ -54,7 +67,10 @@ fn main() {
         report.operations,
         report.outcomes
     );
-    println!("injected {:?}\nfigures {:?}\npeaks {:?}\nheld {:?}", report.injected, report.figures, report.peaks, report.held);
+    println!(
+        "injected {:?}\nfigures {:?}\npeaks {:?}\nheld {:?}",
+        report.injected, report.figures, report.peaks, report.held
+    );
     println!("failures {} lacks {:?}", report.failures, report.lacks);
     for failed in report.failed.iter().take(40) {
         println!("  {} -> {}: {}", failed.config, failed.failure.id(), failed.failure.detail);

@@ -137,8 +137,12 @@ impl BatchReport {
     fn lacking(&self) -> Vec<String> {
         let mut lacks = Vec::new();
         if self.runs >= KINDS_FROM_RUNS {
-            let missing: Vec<&str> =
-                self.kinds.iter().filter(|kind| !self.injected.contains_key(kind)).map(|kind| kind.id()).collect();
+            let missing: Vec<&str> = self
+                .kinds
+                .iter()
+                .filter(|kind| !self.injected.contains_key(kind))
+                .map(|kind| kind.id())
+                .collect();
             if !missing.is_empty() {
                 lacks.push(format!("kinds that never happened: {}", missing.join(", ")));
             }

@@ -74,6 +74,8 @@ kinds! {
     HungDisk "hung-disk";
     /// A byte of a stored value is flipped on one node.
     Rot "rot";
+    /// A node's data are removed and `okno init` is run again: the id is the same, the incarnation is not.
+    Wipe "wipe";
     /// A byte of one identity slot is flipped.
     IdentityRot "identity-rot";
     /// A node's clock is off by seconds to hours.
@@ -102,6 +104,9 @@ kinds! {
     MissedFeed "missed-feed";
     /// All members digest their rows at a marker.
     Marker "marker";
+    /// An entity under load is closed by quarantine and released at once: commits between the two are fenced, and what
+    /// was decided on them must be too.
+    CloseAndOpen "close-and-open";
 }
 
 impl fmt::Display for Kind {
@@ -181,11 +186,12 @@ impl FromStr for Config {
     fn from_str(line: &str) -> Result<Self, ConfigError> {
         let mut config = Self::new(0);
         for word in line.split_whitespace() {
-            let (key, value) = word
-                .split_once('=')
-                .ok_or_else(|| ConfigError(format!("{word:?}: expected KEY=VALUE")))?;
+            let (key, value) =
+                word.split_once('=').ok_or_else(|| ConfigError(format!("{word:?}: expected KEY=VALUE")))?;
             let number = || {
-                value.parse::<u64>().map_err(|_| ConfigError(format!("{key}: expected a number, found {value:?}")))
+                value
+                    .parse::<u64>()
+                    .map_err(|_| ConfigError(format!("{key}: expected a number, found {value:?}")))
             };
             let count = || number().map(|n| usize::try_from(n).unwrap_or(usize::MAX));
             match key {

@@ -34,12 +34,7 @@ pub fn stream(seed: u64, concern: u64) -> ChaCha8Rng {
 
 impl Streams {
     pub fn new(seed: u64) -> Self {
-        Self {
-            net: stream(seed, 1),
-            disk: stream(seed, 2),
-            threads: stream(seed, 3),
-            world: stream(seed, 4),
-        }
+        Self { net: stream(seed, 1), disk: stream(seed, 2), threads: stream(seed, 3), world: stream(seed, 4) }
     }
 }
 
@@ -196,12 +191,18 @@ impl Core {
 
     pub fn watch_tie(&mut self, what: &str, index: u64) {
         if !self.damaged.contains(&true) {
-            self.watch.breach(Invariant::SameState, format!("nobody has a majority for the {what} at {index}"));
+            self.watch
+                .breach(Invariant::SameState, format!("nobody has a majority for the {what} at {index}"));
         }
     }
 
     pub fn watch_refused_hello(&mut self, node: usize, refusal: &str) {
         let detail = format!("node {} refuses a member's hello: {refusal}", node + 1);
+        self.watch.breach(Invariant::StopsWhenWrong, detail);
+    }
+
+    pub fn watch_wiped(&mut self, node: usize) {
+        let detail = format!("node {} joins under its old id though its data were wiped", node + 1);
         self.watch.breach(Invariant::StopsWhenWrong, detail);
     }
 

@@ -1,30 +1,39 @@
 //! The faults of a run: which, when, where and for how long, all drawn from the seed before the run begins.
 //!
 //! Invariants
-//! - A fault has its own randomness: leaving one out changes nothing about the others.
+//! - Every kind has its own randomness: leaving one out, or adding one, changes nothing about the others.
 //! - At most a minority of nodes is ever damaged; everything else ends by itself or with the run's faults.
 
 use crate::{
     config::{Config, Kind},
     core::{End, stream},
+    image,
     queue::{To, What},
     world::World,
 };
-use okno_storage::commit::SystemOp;
+use okno_storage::commit::{EntityKey, SystemOp};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 /// Chance that a kind is among those of a run.
 const CHOSEN: f64 = 0.35;
-/// Steps between two faults.
-const GAP: (u64, u64) = (15, 260);
-/// A cluster gets so many steps to find a leader first.
-const FIRST: u64 = 30;
+/// Steps between two faults of one kind.
+const GAP: (u64, u64) = (30, 4_000);
 /// Others remember what a clock said for 2 s, and a jump needs a moment to be told.
 const CLOCK_REMEMBERED_US: u64 = 3_000_000;
 const MS: u64 = 1_000;
 const SECOND_MS: i64 = 1_000;
 const HOUR_MS: i64 = 3_600 * SECOND_MS;
+
+/// The streams of randomness of kinds begin here; those below are others'.
+const KINDS_FROM: u64 = 1 << 32;
+
+/// Names a kind's stream: the same whatever other kinds there are, so that recorded seeds stay what they are when one is added.
+fn number(kind: Kind) -> u64 {
+    kind.id()
+        .bytes()
+        .fold(0xcbf2_9ce4, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0193) & 0xffff_ffff)
+}
 
 #[derive(Debug, Clone)]
 struct Planned {
@@ -40,10 +49,25 @@ enum Undo {
     Links(Vec<(usize, usize)>),
     ClientCut(Vec<(usize, usize)>),
     /// One after the other is cut, then one after the other healed.
-    Swizzle { ways: Vec<(usize, usize)>, next: usize, pause_us: u64 },
+    Swizzle {
+        ways: Vec<(usize, usize)>,
+        next: usize,
+        pause_us: u64,
+    },
     Disk(usize),
     Clock(usize),
-    Strobe { node: usize, offset_ms: i64, left: u32, pause_us: u64 },
+    /// An entity is closed and opened by turns.
+    CloseAndOpen {
+        entity: EntityKey,
+        left: u32,
+        pause_us: u64,
+    },
+    Strobe {
+        node: usize,
+        offset_ms: i64,
+        left: u32,
+        pause_us: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -57,30 +81,31 @@ pub struct Faults {
 impl Faults {
     pub fn plan(config: &Config, _nodes: usize, clients: usize) -> Self {
         let mut rng = stream(config.seed, 6);
-        let mut chosen: Vec<Kind> = Kind::ALL.iter().copied().filter(|_| rng.gen_bool(CHOSEN)).collect();
-        if chosen.is_empty() {
-            chosen.extend(Kind::ALL.choose(&mut rng));
-        }
         let slower = rng.gen_range(1..=3);
-        let mut plan = Vec::new();
-        let mut step = FIRST;
-        let skewed = chosen.contains(&Kind::ClockSkew) && config.kinds.contains(&Kind::ClockSkew);
+        let skewed = config.kinds.contains(&Kind::ClockSkew) && rng.gen_bool(CHOSEN);
         let client_offsets_ms = (0..clients)
             .map(|_| {
                 let (usual, far) = (rng.gen_range(-2_000..=2_000), rng.gen_range(-240_000..=240_000));
                 if skewed && rng.gen_bool(0.2) { far } else { usual }
             })
             .collect();
-        loop {
-            step += rng.gen_range(GAP.0..=GAP.1) * slower;
-            let (kind, seed) = (*chosen.choose(&mut rng).expect("at least one is chosen"), rng.r#gen());
-            if step >= config.steps {
-                break;
+        let mut plan = Vec::new();
+        for kind in &config.kinds {
+            let mut rng = stream(config.seed, KINDS_FROM + number(*kind));
+            if !rng.gen_bool(CHOSEN) {
+                continue;
             }
-            if config.kinds.contains(&kind) {
-                plan.push(Planned { step, kind, seed });
+            let mut step = 0;
+            loop {
+                step += rng.gen_range(GAP.0..=GAP.1) * slower;
+                let seed = rng.r#gen();
+                if step >= config.steps {
+                    break;
+                }
+                plan.push(Planned { step, kind: *kind, seed });
             }
         }
+        plan.sort_by_key(|planned| (planned.step, planned.kind));
         Self { plan, next: 0, under_way: Vec::new(), client_offsets_ms }
     }
 
@@ -165,13 +190,23 @@ impl World {
         match kind {
             Kind::Loss | Kind::Duplicate | Kind::Reorder | Kind::Delay => return self.trouble(kind, r),
             Kind::OneWayCut | Kind::PartialCut | Kind::Isolate | Kind::Swizzle => return self.cuts(kind, r),
-            Kind::ClockSkew | Kind::ClockDrift | Kind::ClockJump | Kind::ClockStrobe | Kind::ClocksTogether => {
+            Kind::ClockSkew
+            | Kind::ClockDrift
+            | Kind::ClockJump
+            | Kind::ClockStrobe
+            | Kind::ClocksTogether => {
                 return self.clock_fault(kind, r);
             }
             Kind::SlowDisk | Kind::FailedFsync | Kind::HungDisk | Kind::Rot | Kind::IdentityRot => {
                 return self.disk_fault(kind, r);
             }
-            Kind::Crash | Kind::PowerLoss | Kind::PowerLossAll | Kind::TornIdentity | Kind::Stop | Kind::Pause => {
+            Kind::Crash
+            | Kind::PowerLoss
+            | Kind::PowerLossAll
+            | Kind::TornIdentity
+            | Kind::Stop
+            | Kind::Pause
+            | Kind::Wipe => {
                 return self.process_fault(kind, r);
             }
             _ => {}
@@ -245,6 +280,19 @@ impl World {
                 self.w.missed[leader] = true;
                 Some(format!("n{}", leader + 1))
             }
+            Kind::CloseAndOpen => {
+                let leader = self.ready_leader()?;
+                let live = self.machines[leader].live.as_mut()?;
+                let entity = live.busiest()?;
+                let detail = format!("{entity} at n{}", leader + 1);
+                // Behind a slow append commits of the entity and of both operations gather in one batch.
+                let low = r.gen_range(MS..40 * MS);
+                self.machines[leader].disk.slow_us = Some((low, 2 * low));
+                self.later(r.gen_range(50 * MS..400 * MS), Undo::Disk(leader));
+                let (left, pause_us) = (2 * r.gen_range(1..8), r.gen_range(MS / 2..15 * MS));
+                self.later(1, Undo::CloseAndOpen { entity, left, pause_us });
+                Some(detail)
+            }
             Kind::Marker => {
                 let leader = self.ready_leader()?;
                 let live = self.machines[leader].live.as_mut()?;
@@ -257,7 +305,8 @@ impl World {
 
     fn trouble(&mut self, kind: Kind, r: &mut ChaCha8Rng) -> Option<String> {
         let ways = self.some_ways(r);
-        let (loss, duplicate, reorder) = (r.gen_range(10..=300), r.gen_range(50..=500), r.gen_range(50..=600));
+        let (loss, duplicate, reorder) =
+            (r.gen_range(10..=300), r.gen_range(50..=500), r.gen_range(50..=600));
         let delay = (r.gen_range(0..20 * MS), r.gen_range(20 * MS..250 * MS));
         for (from, to) in &ways {
             let link = self.w.net.link(*from, *to);
@@ -324,7 +373,9 @@ impl World {
         }
         self.w.clock_bad_until[node] = u64::MAX;
         match kind {
-            Kind::ClockSkew | Kind::ClockJump => self.set_clock(node, |clock, _| clock.offset_ms += offset_ms),
+            Kind::ClockSkew | Kind::ClockJump => {
+                self.set_clock(node, |clock, _| clock.offset_ms += offset_ms)
+            }
             Kind::ClockDrift => {
                 let ppm = r.gen_range(-200_000..=200_000);
                 self.set_clock(node, |clock, now| clock.set_drift(now, ppm));
@@ -359,8 +410,7 @@ impl World {
             }
             Kind::HungDisk => {
                 let long = r.gen_bool(0.2);
-                disk.hang_us =
-                    Some(if long { 12_000 * MS } else { r.gen_range(500 * MS..4_000 * MS) });
+                disk.hang_us = Some(if long { 12_000 * MS } else { r.gen_range(500 * MS..4_000 * MS) });
             }
             Kind::IdentityRot => {
                 let (slot, byte) = (r.gen_range(0..2), r.gen_range(0..200));
@@ -370,8 +420,7 @@ impl World {
                 return Some(format!("n{} slot {slot}", node + 1));
             }
             _ => {
-                let damaged = self.machines.iter().filter(|machine| machine.damaged).count();
-                if damaged + 1 > (self.machines.len() - 1) / 2 {
+                if !self.may_damage() {
                     return None;
                 }
                 let what = self.machines[node].rot(r.r#gen())?;
@@ -380,6 +429,12 @@ impl World {
             }
         }
         Some(format!("n{}", node + 1))
+    }
+
+    /// One more node's data may be lost or wrong: a majority stays whole.
+    fn may_damage(&self) -> bool {
+        let damaged = self.machines.iter().filter(|machine| machine.damaged).count();
+        damaged < (self.machines.len() - 1) / 2
     }
 
     fn process_fault(&mut self, kind: Kind, r: &mut ChaCha8Rng) -> Option<String> {
@@ -395,12 +450,25 @@ impl World {
         }
         self.machines[node].live.as_ref()?;
         match kind {
-            Kind::Crash => {
-                self.stop(node, End::Killed);
+            Kind::Wipe => {
+                if self.w.tune.from_nothing || !self.may_damage() {
+                    return None;
+                }
+                self.stop(node, End::PowerLost);
+                let mut record = image::record(node, self.machines.len());
+                record.incarnation = uuid::Uuid::from_u128(0xB000 + u128::from(r.r#gen::<u32>()));
+                self.machines[node].wipe(record);
+                self.w.damaged[node] = true;
                 self.start_later(node, down);
             }
-            Kind::PowerLoss => {
-                self.stop(node, End::PowerLost);
+            Kind::Crash | Kind::PowerLoss => {
+                let how = if kind == Kind::Crash { End::Killed } else { End::PowerLost };
+                if r.gen_bool(0.5) {
+                    // The worst moment: between what was told and what is on disk.
+                    self.machines[node].disk.cut = Some(how);
+                    return Some(format!("n{} at its next append", node + 1));
+                }
+                self.stop(node, how);
                 self.start_later(node, down);
             }
             Kind::TornIdentity => {
@@ -448,6 +516,21 @@ impl World {
                 }
                 if next + 1 < 2 * ways.len() {
                     self.later(pause_us, Undo::Swizzle { ways, next: next + 1, pause_us });
+                }
+            }
+            Undo::CloseAndOpen { entity, left, pause_us } => {
+                let op = if left % 2 == 0 {
+                    SystemOp::Quarantine { entity: entity.clone(), reason: "closed by mistake".into() }
+                } else {
+                    SystemOp::Release { entity: entity.clone() }
+                };
+                if let Some(leader) = self.ready_leader()
+                    && let Some(live) = self.machines[leader].live.as_mut()
+                {
+                    live.own(&mut self.w, op, crate::node::Handle::Nobody);
+                }
+                if left > 1 {
+                    self.later(pause_us, Undo::CloseAndOpen { entity, left: left - 1, pause_us });
                 }
             }
             Undo::Disk(node) => self.machines[node].disk.slow_us = None,

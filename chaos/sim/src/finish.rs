@@ -30,12 +30,17 @@ impl World {
             }
         }
         let why = self.unrest();
-        self.w.watch.breach(Invariant::Progress, format!("not at rest {} s after the faults ended: {why}", SETTLE_US / 1_000_000));
+        self.w.watch.breach(
+            Invariant::Progress,
+            format!("not at rest {} s after the faults ended: {why}", SETTLE_US / 1_000_000),
+        );
         false
     }
 
     fn at_rest(&self) -> bool {
-        self.clients.idle() && self.equally_far() && self.ready_leader().is_some_and(|leader| self.drained(leader))
+        self.clients.idle()
+            && self.equally_far()
+            && self.ready_leader().is_some_and(|leader| self.drained(leader))
     }
 
     /// No message waits and no timer is due.
@@ -61,7 +66,9 @@ impl World {
             let state = match &machine.live {
                 None if machine.gone => "is out".to_owned(),
                 None => "is down".to_owned(),
-                Some(live) => format!("{:?} applied {} of {}", live.role.role, live.applied(), live.watermark()),
+                Some(live) => {
+                    format!("{:?} applied {} of {}", live.role.role, live.applied(), live.watermark())
+                }
             };
             why.push(format!("n{} {state}", node + 1));
         }
@@ -81,8 +88,10 @@ impl World {
             }
         }
         if digests.len() > 1 {
-            let shown: Vec<String> =
-                digests.iter().map(|(index, digest)| format!("{index}: {}", hex::encode(&digest[..6]))).collect();
+            let shown: Vec<String> = digests
+                .iter()
+                .map(|(index, digest)| format!("{index}: {}", hex::encode(&digest[..6])))
+                .collect();
             self.w.watch.breach(Invariant::SameState, format!("rows differ: {}", shown.join(", ")));
         }
     }
@@ -116,16 +125,19 @@ fn judge(live: &Live, w: &mut Core) -> Result<[u8; 32], StorageError> {
         })
         .collect();
     if !lost.is_empty() {
-        w.watch.breach(Invariant::Acknowledged, format!("node {name}: acknowledged at {lost:?} and not there"));
+        w.watch
+            .breach(Invariant::Acknowledged, format!("node {name}: acknowledged at {lost:?} and not there"));
     }
     let outbox: BTreeSet<_> = view.outbox(None, usize::MAX)?.into_iter().map(|message| message.key).collect();
     if outbox != *w.watch.outbox() {
-        let detail = format!("node {name}: {} messages wait, {} should", outbox.len(), w.watch.outbox().len());
+        let detail =
+            format!("node {name}: {} messages wait, {} should", outbox.len(), w.watch.outbox().len());
         w.watch.breach(Invariant::MessagesOnce, detail);
     }
     let timers: BTreeSet<_> = view.timers(None, i64::MAX, usize::MAX)?.into_iter().collect();
     if timers != *w.watch.timers() {
-        let detail = format!("node {name}: {} timers are set, {} should be", timers.len(), w.watch.timers().len());
+        let detail =
+            format!("node {name}: {} timers are set, {} should be", timers.len(), w.watch.timers().len());
         w.watch.breach(Invariant::TimersOnce, detail);
     }
     view.digest()
@@ -149,7 +161,8 @@ fn journal(live: &Live) -> Result<Vec<JournalEntry>, StorageError> {
 fn chain_holds(journal: &[JournalEntry], w: &mut Core, name: usize) {
     for pair in journal.windows(2) {
         let [before, row] = pair else { continue };
-        let chain = chain_step(&before.chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
+        let chain =
+            chain_step(&before.chain, row.index, row.term, row.outcome_code, &row.events_hash, &row.rest);
         if row.index != before.index + 1 || chain != row.chain {
             let detail = format!("node {name}: row {} does not follow from {}", row.index, before.index);
             return w.watch.breach(Invariant::JournalWhole, detail);

@@ -1,12 +1,7 @@
 //! The state every run begins with — founded, with a catalogue and a directory — prepared once per size of cluster by
 //! running a quiet world, and copied for each run.
 
-use crate::{
-    clients::fixtures,
-    node::Machine,
-    tune::Tune,
-    world::World,
-};
+use crate::{clients::fixtures, node::Machine, tune::Tune, world::World};
 use okno_domain::entity::Origin;
 use okno_runtime::call::CallResult;
 use okno_storage::{
@@ -28,7 +23,7 @@ pub struct Image {
 }
 
 /// A member as `okno init` makes it.
-fn record(node: usize, nodes: usize) -> IdentityRecord {
+pub fn record(node: usize, nodes: usize) -> IdentityRecord {
     let id = node as u64 + 1;
     IdentityRecord {
         cluster: Uuid::from_u128(0x0c1),
@@ -61,10 +56,7 @@ pub fn image(nodes: usize) -> Arc<Image> {
 
 impl Image {
     pub fn machines(&self) -> Vec<Machine> {
-        self.disks
-            .iter()
-            .map(|(engine, record)| Machine::new(engine.crash(0), record.clone()))
-            .collect()
+        self.disks.iter().map(|(engine, record)| Machine::new(engine.crash(0), record.clone())).collect()
     }
 }
 
@@ -102,8 +94,11 @@ pub fn furnish(world: &mut World) {
         let live = machine.live.as_mut().expect("it leads");
         let origin = Origin { principal: fixtures::administrator(), workstation: String::new() };
         let ms = u64::try_from(live.wall_ms(w)).unwrap_or(0);
-        let id = uuid::Builder::from_unix_timestamp_millis(ms, &(number as u128).to_be_bytes()[6..].try_into().expect("ten bytes"))
-            .into_uuid();
+        let id = uuid::Builder::from_unix_timestamp_millis(
+            ms,
+            &(number as u128).to_be_bytes()[6..].try_into().expect("ten bytes"),
+        )
+        .into_uuid();
         live.ask(w, origin, id, &target, command);
         run(world, "furnished", &mut |world| {
             let live = world.machines[leader].live.as_mut().expect("it leads");

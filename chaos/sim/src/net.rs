@@ -43,6 +43,8 @@ pub enum Packet {
         hello: Box<Hello>,
         answer: bool,
     },
+    /// A hello was refused: another incarnation of the speaker is pinned here.
+    Disowned,
     Forward {
         id: u64,
         payload: Bytes,
@@ -80,12 +82,17 @@ impl fmt::Debug for Packet {
             }
             Self::Gossip(gossip) => write!(f, "gossip, applied {}", gossip.applied),
             Self::Hello { .. } => write!(f, "hello"),
+            Self::Disowned => write!(f, "refused: another incarnation"),
             Self::Forward { id, .. } => write!(f, "forward {id}"),
             Self::Forwarded { id, result } => {
                 write!(f, "answer to forward {id}{}", if result.is_none() { ": refused" } else { "" })
             }
             Self::Command { attempt, request } => {
-                write!(f, "attempt {attempt}.{}: {} {:?}", request.attempt_number, request.target, request.command)
+                write!(
+                    f,
+                    "attempt {attempt}.{}: {} {:?}",
+                    request.attempt_number, request.target, request.command
+                )
             }
             Self::Read { attempt, .. } => write!(f, "read, attempt {attempt}"),
             Self::Answer(event) => write!(f, "{event:?}"),
@@ -199,8 +206,12 @@ impl Net {
     /// Connections of a client to a node break; which attempts were on them.
     pub fn break_client(&mut self, client: usize, node: usize) -> Vec<port::AttemptId> {
         self.client(client, node).epoch += 1;
-        let gone: Vec<_> =
-            self.open.iter().filter(|((c, _), n)| *c == client && **n == node).map(|((_, a), _)| *a).collect();
+        let gone: Vec<_> = self
+            .open
+            .iter()
+            .filter(|((c, _), n)| *c == client && **n == node)
+            .map(|((_, a), _)| *a)
+            .collect();
         for attempt in &gone {
             self.open.remove(&(client, *attempt));
         }
@@ -245,7 +256,9 @@ impl Core {
     pub fn send_raft(&mut self, from: usize, messages: Vec<Message>) {
         let mut by_node: Vec<Vec<Message>> = vec![Vec::new(); self.net.nodes];
         for message in messages {
-            let Some(to) = usize::try_from(message.to).ok().and_then(|id| id.checked_sub(1)) else { continue };
+            let Some(to) = usize::try_from(message.to).ok().and_then(|id| id.checked_sub(1)) else {
+                continue;
+            };
             if to < by_node.len() && to != from {
                 by_node[to].push(message);
             }
@@ -347,13 +360,7 @@ impl Core {
     }
 
     /// A client's attempt sets out.
-    pub fn send_from_client(
-        &mut self,
-        client: usize,
-        node: usize,
-        attempt: port::AttemptId,
-        packet: Packet,
-    ) {
+    pub fn send_from_client(&mut self, client: usize, node: usize, attempt: port::AttemptId, packet: Packet) {
         self.net.open.insert((client, attempt), node);
         let at = self.now + self.rng.net.gen_range(DELAY_US.0..=DELAY_US.1);
         let link = *self.net.client(client, node);

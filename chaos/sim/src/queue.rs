@@ -1,6 +1,6 @@
 //! Events in virtual time, in the order of (time, sequence): who comes first at the same moment is who was scheduled first.
 
-use crate::{net::Arrival, port};
+use crate::{core::End, net::Arrival, port};
 use std::{cmp::Ordering, collections::BinaryHeap};
 
 /// What can happen. What carries no node is the world's own.
@@ -12,26 +12,41 @@ pub enum What {
     Disk,
     Apply,
     Shard(u16),
-    Decide { shard: u16, activation: u64 },
+    Decide {
+        shard: u16,
+        activation: u64,
+    },
     Courier,
     Scanner,
     Gossip,
     /// A call looks again; the round tells whether it still waits for that.
-    Call { call: u64, round: u32 },
+    Call {
+        call: u64,
+        round: u32,
+    },
     /// A call's deadline.
     Deadline(u64),
     /// A forwarded call's deadline on the side that took it.
     Received(u64),
     /// The process ends by itself after a hang.
-    Watchdog { append: u64 },
+    Watchdog {
+        append: u64,
+    },
     /// The wait of a graceful stop is over.
     Halt,
+    /// The process ends by a fault.
+    Cut(End),
     /// The link to this node is known to be gone.
     Unreachable(usize),
     // Of the world.
     Arrive(Box<Arrival>),
-    Client { client: usize, event: Box<port::Event> },
-    Start { node: usize },
+    Client {
+        client: usize,
+        event: Box<port::Event>,
+    },
+    Start {
+        node: usize,
+    },
     /// A fault ends, or goes on to its next stage.
     Fault(usize),
 }
@@ -54,6 +69,7 @@ impl What {
             Self::Received(_) => 12,
             Self::Watchdog { .. } => 13,
             Self::Halt => 14,
+            Self::Cut(_) => 20,
             Self::Unreachable(_) => 15,
             Self::Arrive(_) => 16,
             Self::Client { .. } => 17,
@@ -68,7 +84,10 @@ impl What {
 pub enum To {
     World,
     /// A node, and which of its lives.
-    Node { node: usize, boot: u32 },
+    Node {
+        node: usize,
+        boot: u32,
+    },
 }
 
 #[derive(Debug)]

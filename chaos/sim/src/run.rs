@@ -1,7 +1,14 @@
 //! One run from seed to report.
 
-use crate::{config::{Config, Kind}, watch::Figures, world::World};
-use okno_checks::{history::Outcome, invariants::{Invariant, Verdict}};
+use crate::{
+    config::{Config, Kind},
+    watch::Figures,
+    world::World,
+};
+use okno_checks::{
+    history::Outcome,
+    invariants::{Invariant, Verdict},
+};
 use std::{
     any::Any,
     cell::RefCell,

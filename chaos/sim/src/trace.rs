@@ -20,8 +20,8 @@ impl Trace {
     #[inline]
     pub fn mix(&mut self, number: u64) {
         // The multiplication of wyhash: two halves of a 128-bit product.
-        let product =
-            u128::from(self.hash ^ number ^ 0xa076_1d64_78bd_642f) * u128::from(0xe703_7ed1_a0b4_28db_u64 ^ number);
+        let product = u128::from(self.hash ^ number ^ 0xa076_1d64_78bd_642f)
+            * u128::from(0xe703_7ed1_a0b4_28db_u64 ^ number);
         self.hash = (product as u64) ^ ((product >> 64) as u64) ^ self.hash.rotate_left(23);
     }
 

@@ -6,6 +6,8 @@ use rand::Rng;
 
 /// Proposals in flight that a node with small bounds admits: few enough that a burst of clients meets the bound.
 const SMALL_IN_FLIGHT: usize = 6;
+/// What one turn of a shard may hand in at most: its callers and all that courier and scanner have under way.
+pub const TURN_MAX: usize = 8_192 + 512;
 
 #[derive(Debug, Clone)]
 pub struct Tune {

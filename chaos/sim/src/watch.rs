@@ -121,6 +121,19 @@ impl Watch {
         }
     }
 
+    /// A process begins with this term and vote: what it told others before it ended it must still know.
+    pub fn begins_with(&mut self, node: usize, term: u64, vote: u64) {
+        let told = self.votes.range((node, 0)..=(node, u64::MAX)).next_back();
+        let Some((&(_, told), &given)) = told else { return };
+        if term < told || (term == told && vote != given) {
+            let detail = format!(
+                "node {} begins in term {term} with a vote for {vote}: it forgot its vote for {given} in term {told}",
+                node + 1
+            );
+            self.breach(Invariant::OneLeader, detail);
+        }
+    }
+
     /// A node has applied a slice; `chain` is its chain at the slice's end.
     pub fn applied(&mut self, node: usize, entries: &[LogEntry], slice: &AppliedSlice, chain: [u8; 32]) {
         for (entry, applied) in entries.iter().zip(&slice.entries) {
@@ -233,10 +246,16 @@ impl Watch {
             TimerChange::Fire(key) => {
                 self.figures.timers_fired += 1;
                 if !self.timers.remove(key) {
-                    self.breach(Invariant::TimersOnce, format!("entry {index} fires {key:?}, which is not set"));
+                    self.breach(
+                        Invariant::TimersOnce,
+                        format!("entry {index} fires {key:?}, which is not set"),
+                    );
                 } else if self.time_ms < key.due_ms {
                     let early = key.due_ms - self.time_ms;
-                    self.breach(Invariant::TimersOnce, format!("entry {index} fires {key:?} {early} ms early"));
+                    self.breach(
+                        Invariant::TimersOnce,
+                        format!("entry {index} fires {key:?} {early} ms early"),
+                    );
                 }
             }
         }
@@ -246,7 +265,8 @@ impl Watch {
     pub fn stamped(&mut self, node: usize, time_ms: i64, bound_ms: i64) {
         if time_ms > bound_ms.max(self.time_ms) {
             let ahead = time_ms - bound_ms;
-            let detail = format!("node {} stamps {ahead} ms beyond the median of the clocks it hears", node + 1);
+            let detail =
+                format!("node {} stamps {ahead} ms beyond the median of the clocks it hears", node + 1);
             self.breach(Invariant::TimersOnce, detail);
         }
     }
@@ -318,8 +338,12 @@ impl Watch {
         Invariant::ALL
             .iter()
             .filter_map(|id| {
-                let told: Vec<&str> =
-                    self.breaches.iter().filter(|(of, _)| of == id).map(|(_, detail)| detail.as_str()).collect();
+                let told: Vec<&str> = self
+                    .breaches
+                    .iter()
+                    .filter(|(of, _)| of == id)
+                    .map(|(_, detail)| detail.as_str())
+                    .collect();
                 if self.broken.contains(id) {
                     return Some(Verdict { id: *id, held: false, detail: told.join("; ") });
                 }

@@ -233,6 +233,7 @@ impl World {
             (At::Node(from), Packet::Raft(messages)) => live.messages(w, from as u64 + 1, messages),
             (At::Node(from), Packet::Gossip(gossip)) => live.hear(w, from as u64 + 1, &gossip),
             (At::Node(_), Packet::Hello { hello, answer }) => live.greeted(w, &hello, answer),
+            (At::Node(from), Packet::Disowned) => live.disowned(w, from as u64 + 1),
             (At::Node(from), Packet::Forward { id, payload }) => live.forwarded(w, from, id, &payload),
             (At::Node(_), Packet::Forwarded { id, result }) => live.forward_answered(w, id, result.as_ref()),
             (At::Client(client), Packet::Command { attempt, request }) => {
@@ -255,7 +256,9 @@ impl World {
             (At::Node(from), Packet::Raft(_)) if says_so && self.w.rng.net.gen_bool(0.1) => {
                 self.w.unreachable(from, node, 2_000);
             }
-            (At::Client(client), Packet::Command { attempt, .. } | Packet::Read { attempt, .. }) if says_so => {
+            (At::Client(client), Packet::Command { attempt, .. } | Packet::Read { attempt, .. })
+                if says_so =>
+            {
                 self.w.broken(client, attempt, false, 2_000);
             }
             _ => {}
@@ -282,7 +285,12 @@ impl World {
                     self.w.send_from_client(client, node as usize - 1, attempt, packet);
                 }
                 Action::Read { attempt, node, query } => {
-                    self.w.send_from_client(client, node as usize - 1, attempt, Packet::Read { attempt, query });
+                    self.w.send_from_client(
+                        client,
+                        node as usize - 1,
+                        attempt,
+                        Packet::Read { attempt, query },
+                    );
                 }
             }
         }

@@ -48,8 +48,11 @@ fn every_invariant_holds_in_a_quick_batch() {
         until_failure: false,
     };
     let report = batch(&config, |_| {});
-    let shown: Vec<String> =
-        report.failed.iter().map(|f| format!("{} -> {}: {}", f.config, f.failure.id(), f.failure.detail)).collect();
+    let shown: Vec<String> = report
+        .failed
+        .iter()
+        .map(|f| format!("{} -> {}: {}", f.config, f.failure.id(), f.failure.detail))
+        .collect();
     assert!(report.held(), "{:?} {}", report.lacks, shown.join("\n"));
     assert!(report.steps_min >= 1_000, "{}", report.steps_min);
     for (id, held) in &report.held {

@@ -90,8 +90,7 @@ impl Live {
         let moved = runtime::moved(slice, leading, &self.worlds);
         let missed = w.take_missed(self.ix);
         if !moved.sent.is_empty() || missed {
-            let event =
-                if missed { courier::Event::Missed } else { courier::Event::Sent(moved.sent) };
+            let event = if missed { courier::Event::Missed } else { courier::Event::Sent(moved.sent) };
             self.tell_courier(w, event);
         }
         if !moved.timers.is_empty() || missed {

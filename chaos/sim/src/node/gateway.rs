@@ -23,13 +23,17 @@ use okno_runtime::{
     shard::Input,
     work::Work,
 };
+use okno_storage::commit::EntityKey;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Who asked a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
-    Client { client: usize, attempt: port::AttemptId },
+    Client {
+        client: usize,
+        attempt: port::AttemptId,
+    },
     /// The world itself, which looks at the counts only.
     World,
 }
@@ -98,7 +102,16 @@ impl Live {
         let origin = Origin { principal: request.principal, workstation: request.workstation };
         let deadline_ms = self.now_ms(w) + request.timeout_ms;
         let named = (request.request_id, request.hash);
-        self.call(w, from, origin, named, &request.target, request.command, request.attempt_number, deadline_ms);
+        self.call(
+            w,
+            from,
+            origin,
+            named,
+            &request.target,
+            request.command,
+            request.attempt_number,
+            deadline_ms,
+        );
     }
 
     /// A call of the world itself.
@@ -135,6 +148,15 @@ impl Live {
             .insert(id, Call { work, kind, course, deadline_ms, from, round: 0, at: At::Pausing });
         self.at_mono(w, deadline_ms, What::Deadline(id));
         self.attempt(w, id);
+    }
+
+    /// The entity most calls of this node's clients wait for.
+    pub fn busiest(&self) -> Option<EntityKey> {
+        let mut waiting: Map<&EntityKey, usize> = Map::new();
+        for call in self.gateway.calls.values().filter(|call| call.at == At::Shard) {
+            *waiting.entry(call.work.entity()).or_default() += 1;
+        }
+        waiting.into_iter().max_by_key(|(_, count)| *count).map(|(entity, _)| entity.clone())
     }
 
     /// One attempt of a call.

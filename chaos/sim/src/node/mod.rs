@@ -126,6 +126,8 @@ pub struct Live {
     pub phase: Phase,
     /// Its data were damaged: what it does about it is no breach.
     pub damaged: bool,
+    /// Its data were removed and made anew: it must not come in again under its old id.
+    wiped: bool,
     identity: Identity,
     log: LogStore,
     state: StateStore,
@@ -189,13 +191,16 @@ impl Live {
                 other => StartError::Wrong(other.to_string()),
             })?;
         let driver = opened.driver.map_err(|wrong| StartError::Wrong(wrong.reason))?;
+        let ix = usize::try_from(record.node_id - 1).unwrap_or(usize::MAX);
+        if !machine.damaged {
+            w.watch.begins_with(ix, driver.term(), driver.vote());
+        }
         let reader = opened.state.reader();
         let (applied, _) = reader.applied();
         let voters = record.members.len();
         let worlds = Arc::new(Worlds::open(reader.clone())?);
         let depths = Arc::new(Depths::default());
         let node = okno_domain::entity::Principal { kind: "node".into(), id: record.node_id.to_string() };
-        let ix = usize::try_from(record.node_id - 1).unwrap_or(usize::MAX);
         let members = Members::new(&record);
         let phase = if members.pinned() { Phase::Serving } else { Phase::Pinning };
         let mut live = Self {
@@ -205,6 +210,7 @@ impl Live {
             clock: machine.clock,
             phase,
             damaged: machine.damaged,
+            wiped: machine.wiped,
             identity,
             log: opened.log,
             state: opened.state,
@@ -386,6 +392,7 @@ impl Live {
                 }
                 self.exit(w, End::Killed, "the disk does not answer".into(), true);
             }
+            What::Cut(how) => self.exit(w, how, "the end came during an append".into(), true),
             What::Halt => self.exit(w, End::Killed, "stopped".into(), true),
             What::Unreachable(node) => self.unreachable(w, node),
             What::Arrive(_) | What::Client { .. } | What::Start { .. } | What::Fault(_) => return false,
@@ -397,7 +404,7 @@ impl Live {
     pub fn sample(&self, w: &mut Core) {
         use okno_cluster::settings::INBOX_MESSAGES_MAX;
         let (proposals_max, reads_max, calls_max) =
-            (w.tune.in_flight_max, w.tune.reads_max, w.tune.shard.calls_max);
+            (w.tune.in_flight_max.max(crate::tune::TURN_MAX), w.tune.reads_max, w.tune.shard.calls_max);
         w.watch.peak("raft messages waiting", self.raft.messages, INBOX_MESSAGES_MAX);
         w.watch.peak("proposals in flight", self.proposals, proposals_max);
         w.watch.peak("proposals in the table", self.table.waiting(), proposals_max);

@@ -182,6 +182,10 @@ impl Live {
             takes += hang;
         }
         let number = append.number;
+        if let Some(how) = disk.cut.take() {
+            let after = w.rng.disk.gen_range(0..takes.max(1));
+            self.at(w, after, What::Cut(how));
+        }
         if takes > DISK_HUNG_US {
             self.at(w, DISK_HUNG_US, What::Watchdog { append: number });
         }
@@ -329,6 +333,13 @@ impl Live {
         }
     }
 
+    /// A member has pinned another incarnation of this node.
+    pub fn disowned(&mut self, w: &mut Core, by: u64) {
+        if self.members.disowned_by(by) {
+            self.quarantine(w, "the other members have pinned another incarnation of this node");
+        }
+    }
+
     fn say_hello(&self, w: &mut Core, to: usize, answer: bool) {
         let hello = Box::new(self.members.hello(to as u64 + 1));
         w.send_news(self.ix, to, Packet::Hello { hello, answer });
@@ -364,12 +375,17 @@ impl Live {
         if !self.is_open() {
             return;
         }
-        if !answer {
-            self.say_hello(w, usize::try_from(hello.node - 1).unwrap_or(0), true);
-        }
         match self.members.greet(hello) {
-            Ok(()) => self.look_at_pins(w),
-            Err(Refusal::Incarnation(_)) => {}
+            Ok(()) => {
+                if !answer {
+                    self.say_hello(w, usize::try_from(hello.node - 1).unwrap_or(0), true);
+                }
+                self.look_at_pins(w);
+            }
+            Err(Refusal::Incarnation(node)) => {
+                let to = usize::try_from(node - 1).unwrap_or(0);
+                w.send_news(self.ix, to, Packet::Disowned);
+            }
             Err(refusal) => w.watch_refused_hello(self.ix, &refusal.to_string()),
         }
     }
@@ -390,6 +406,9 @@ impl Live {
         if let Err(error) = self.identity.update(|r| r.pins = pins) {
             self.failed(w, "identity", &error);
             return false;
+        }
+        if self.wiped {
+            w.watch_wiped(self.ix);
         }
         self.members.set_pinned();
         self.phase = Phase::Serving;

@@ -38,7 +38,10 @@ use std::{
 #[derive(Debug)]
 pub enum Handle {
     /// The gateway's call; its round, so that an answer to an attempt given up is known.
-    Call { call: u64, round: u32 },
+    Call {
+        call: u64,
+        round: u32,
+    },
     /// A call another node forwarded.
     Received(u64),
     Bury(MessageKey),
@@ -295,13 +298,11 @@ impl Live {
         if !self.is_open() {
             return Err(ProposeError::Closed);
         }
-        if self.proposals + proposals.len() > w.tune.in_flight_max.max(proposals.len()) {
+        // A small bound still lets a turn's proposals in one by one turn, however many: production's bound exceeds them.
+        if self.proposals > 0 && self.proposals + proposals.len() > w.tune.in_flight_max {
             return Err(ProposeError::Full);
         }
         self.proposals += proposals.len();
-        let count = self.proposals;
-        // A turn's proposals are taken whole; more than the bound in one turn only a bound this small can meet.
-        w.watch.peak("proposals of a turn", count.min(w.tune.in_flight_max), w.tune.in_flight_max);
         self.push(w, Event::Propose(proposals.to_vec()));
         Ok(())
     }
