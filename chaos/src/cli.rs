@@ -39,7 +39,7 @@ pub enum Format {
 #[derive(Debug, Args)]
 pub struct SimArgs {
     /// Run exactly this seed
-    #[arg(long, conflicts_with_all = ["seeds", "for_time", "from"])]
+    #[arg(long, group = "one", conflicts_with_all = ["seeds", "for_time", "from"])]
     pub seed: Option<u64>,
     /// How many seeds to run; with --for, at least so many
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
@@ -50,14 +50,20 @@ pub struct SimArgs {
     /// Go on for so long, e.g. 300s
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub for_time: Option<Duration>,
+    /// Run exactly this, as a failure prints it, e.g. 'seed=7 steps=900 kinds=loss,crash'
+    #[arg(long, group = "one", value_name = "LINE", conflicts_with_all = ["seed", "seeds", "for_time", "from"])]
+    pub run: Option<String>,
+    /// Kinds of faults that may happen: `all`, `none`, or names separated by commas
+    #[arg(long, value_name = "KINDS")]
+    pub kinds: Option<String>,
     /// Steps of a run before its faults end
-    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, default_value_t = okno_sim::config::STEPS, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub steps: u64,
     /// Threads; one seed always runs in one
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub threads: Option<u16>,
-    /// Print the trace of the seed (with --seed)
-    #[arg(long, requires = "seed")]
+    /// Print the trace of the one run
+    #[arg(long, requires = "one")]
     pub trace: bool,
     /// Run every seed twice and compare the traces' hashes
     #[arg(long)]
