@@ -165,7 +165,9 @@ mod tests {
         assert_eq!(times.load(Ordering::SeqCst), 2);
         count("not needed any more").disarm();
         assert_eq!(times.load(Ordering::SeqCst), 2);
-        assert!(!registered().iter().any(|what| what.starts_with("undone") || what.starts_with("not needed")));
+        assert!(
+            !registered().iter().any(|what| what.starts_with("undone") || what.starts_with("not needed"))
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Less of the machine for one process: descriptors, address space; and how much it takes.
 
+use std::collections::BTreeSet;
 use std::io;
 
 /// What the kernel counts and limits for one process.
@@ -49,14 +50,13 @@ fn exchange(process: u32, resource: Resource, limit: Option<u64>) -> io::Result<
     Ok(old.rlim_cur)
 }
 
-/// One more than the highest descriptor a process has: as a limit it leaves no new one.
-pub fn descriptors(process: u32) -> io::Result<u64> {
-    let mut highest = 0;
+/// The lowest descriptor a process has free: as a limit it leaves none to be opened, and all that are open.
+pub fn lowest_free_descriptor(process: u32) -> io::Result<u64> {
+    let mut taken = BTreeSet::new();
     for entry in std::fs::read_dir(format!("/proc/{process}/fd"))? {
-        let number = entry?.file_name().to_string_lossy().parse::<u64>().map_err(io::Error::other)?;
-        highest = highest.max(number + 1);
+        taken.insert(entry?.file_name().to_string_lossy().parse::<u64>().map_err(io::Error::other)?);
     }
-    Ok(highest)
+    Ok((0..).find(|number| !taken.contains(number)).expect("fewer are taken than there are numbers"))
 }
 
 /// Mapped address space of a process in bytes.
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(limit(own, Resource::Descriptors).unwrap(), before - 1);
         set_limit(own, Resource::Descriptors, before).unwrap();
         assert_eq!(limit(own, Resource::Descriptors).unwrap(), before);
-        assert!(descriptors(own).unwrap() >= 3);
+        assert!(lowest_free_descriptor(own).unwrap() >= 3);
         assert!(resident(own).unwrap() > 0 && address_space(own).unwrap() > resident(own).unwrap());
     }
 }

@@ -106,8 +106,7 @@ impl Live {
     }
 
     async fn status(&self, endpoint: usize) -> Result<proto::GetStatusResponse, Problem> {
-        let options =
-            CallOptions { deadline: Some(ANSWER_WITHIN), endpoint: Some(endpoint), once: true };
+        let options = CallOptions { deadline: Some(ANSWER_WITHIN), endpoint: Some(endpoint), once: true };
         match self.client.call_with(proto::GetStatusRequest {}, options).await {
             Ok(answer) => Ok(answer.response),
             Err(error) => Err(error.problem().clone()),
@@ -223,7 +222,9 @@ impl Live {
         course.over(mark);
         stopped?;
         started?;
-        back.ok_or_else(|| format!("node {node} was not back within {BACK_WITHIN:?}: start it, and look at its log"))?;
+        back.ok_or_else(|| {
+            format!("node {node} was not back within {BACK_WITHIN:?}: start it, and look at its log")
+        })?;
         course.report.redundancy_ms = Some(millis(began.elapsed()));
         Ok(())
     }
@@ -334,7 +335,8 @@ impl Course {
             seed: 0,
             verdict: Outcome::Broken,
             scenario: format!("On the running cluster {}: {about}.", live.cluster),
-            expected: "Reads go on, at most one node leads a term, and all members hold the same in the end.".into(),
+            expected: "Reads go on, at most one node leads a term, and all members hold the same in the end."
+                .into(),
             acknowledged: 0,
             lost: 0,
             duplicated: 0,
@@ -422,7 +424,9 @@ async fn probe(client: Client, probes: Arc<Mutex<Probes>>) {
     loop {
         let begun = Instant::now();
         let options = CallOptions { deadline: Some(PROBE_WITHIN), ..CallOptions::default() };
-        let answer = client.call_with(proto::ListServicesRequest { page_size: 1, ..Default::default() }, options).await;
+        let answer = client
+            .call_with(proto::ListServicesRequest { page_size: 1, ..Default::default() }, options)
+            .await;
         {
             let mut probes = lock(&probes);
             match answer {

@@ -42,6 +42,18 @@ pub fn files(data: &Path, kind: Kind) -> Vec<PathBuf> {
     found
 }
 
+/// The tables that hold rows of one column family, which a table's own properties name.
+pub fn tables_of(data: &Path, family: &str) -> Vec<PathBuf> {
+    // The end of the property `rocksdb.column.family.name`, whose beginning may be shared with the one before it and left
+    // out, and its value.
+    let wanted = format!("name{family}");
+    let holds = |table: &PathBuf| {
+        let bytes = std::fs::read(table).expect("a file of the stopped node");
+        bytes.windows(wanted.len()).any(|window| window == wanted.as_bytes())
+    };
+    files(data, Kind::Table).into_iter().filter(holds).collect()
+}
+
 /// Bytes of a file up to the last that is not zero: room that was only reserved does not count.
 pub fn written(file: &Path) -> u64 {
     let bytes = std::fs::read(file).expect("a file of the stopped node");

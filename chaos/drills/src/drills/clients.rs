@@ -37,9 +37,16 @@ async fn workstation_lost(bench: &mut Bench) {
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS {
         let mut command = bare(&sibling("oknoctl"));
+        let file = &bench.cluster().file;
+        let endpoints: Vec<String> = file.nodes.iter().map(|entry| entry.clients.to_string()).collect();
+        let auditor = &file.identities["auditor/revizor"];
         command
-            .arg("--config")
-            .arg(&bench.cluster().file.context)
+            .args(["--endpoints", &endpoints.join(","), "--cluster", &file.cluster, "--ca"])
+            .arg(&file.authorities["clients"].certificate)
+            .arg("--cert")
+            .arg(&auditor.certificate)
+            .arg("--key")
+            .arg(&auditor.key)
             .args(["case", "watch", "--office", people::BUSY_OFFICE])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -39,8 +39,9 @@ pub const SST_ROT: Drill = Drill {
     name: "sst-rot",
     faults: &[9],
     needs: &[],
-    scenario: "One bit flips in every table of a follower's database; the node is started and everything is digested.",
-    expected: "At the latest when the rows are read for the digest the node stops and says why. The others serve.",
+    scenario: "One bit flips near the end of every table of a follower's database; then one among the rows of entities, and \
+               all members digest their rows.",
+    expected: "The node stops and says why: at its start, and at the latest when the rows are read. The others serve.",
     run: |bench| Box::pin(sst_rot(bench)),
 };
 
@@ -201,17 +202,23 @@ const IDENTITY_STEP_BYTES: u64 = 64;
 
 async fn sst_rot(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), true).await;
-    damage(bench, &patient, "bits-flipped-in-tables", Must::StopWhenRead, |bench, data| {
+    damage(bench, &patient, "bits-flipped-in-every-table", Must::StopAtStart, |bench, data| {
         let tables = rot::files(data, Kind::Table);
         assert!(!tables.is_empty(), "an orderly end writes tables");
         for table in &tables {
-            // The first half of a table is data; its end is index, filter and footer.
-            let place = bench.rng.gen_range(0.1..0.4);
+            // The end of a table is read at every start: its properties, its index.
+            let place = bench.rng.gen_range(0.6..0.9);
             let length = std::fs::metadata(table).map_or(0, |metadata| metadata.len());
             rot::flip_at(table, (length as f64 * place) as u64, &mut bench.rng);
         }
-        bench.injected("bits-flipped-in-tables", tables.len() as u64 - 1);
         format!("a bit flipped in each of {} tables", tables.len())
+    })
+    .await;
+    damage(bench, &patient, "bit-flipped-in-rows-of-entities", Must::StopWhenRead, |bench, data| {
+        let table = rot::tables_of(data, "entity").pop().expect("an orderly end writes the entities' table");
+        // A table begins with its rows.
+        let offset = rot::flip_at(&table, bench.rng.gen_range(100..4_000), &mut bench.rng);
+        format!("a bit flipped at {offset} of {}, which holds entities", name(&table))
     })
     .await;
     discharge(bench, patient).await;

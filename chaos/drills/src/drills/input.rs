@@ -249,16 +249,23 @@ type Sender = h2::client::SendRequest<Bytes>;
 
 /// A bare HTTP/2 connection to a node; it is driven until it ends.
 async fn h2_connection(bench: &mut Bench, node: u64) -> Sender {
+    handshake(&connector(bench, node)).await.expect("a node takes a connection")
+}
+
+fn connector(bench: &mut Bench, node: u64) -> Connector {
     let address = bench.cluster().entry(node).clients;
     let cluster = bench.cluster();
     let files = desk::tls(&cluster.file, cluster.identity("operator", people::OFFICER));
-    let connector = Connector::new(&address.to_string(), Arc::new(files), &cluster.file.cluster)
-        .expect("certificates of a development cluster are readable");
-    let stream = connector.connect().await.expect("a handshake");
-    let (sender, connection) = h2::client::handshake(stream).await.expect("an HTTP/2 connection");
+    Connector::new(&address.to_string(), Arc::new(files), &cluster.file.cluster)
+        .expect("certificates of a development cluster are readable")
+}
+
+async fn handshake(connector: &Connector) -> std::io::Result<Sender> {
+    let stream = connector.connect().await?;
+    let (sender, connection) = h2::client::handshake(stream).await.map_err(std::io::Error::other)?;
     // It ends when the node closes it, as it may.
     tokio::spawn(async move { drop(connection.await) });
-    sender
+    Ok(sender)
 }
 
 fn grpc_request() -> http::Request<()> {
@@ -291,8 +298,10 @@ pub const RAPID_RESET: Drill = Drill {
     run: |bench| Box::pin(rapid_reset(bench)),
 };
 
-const RESET_CONNECTIONS: usize = 8;
-const RESETS_EACH: u64 = 5_000;
+const ATTACKERS: usize = 8;
+/// Connections of each, one after the other: a node ends one after some hundred resets.
+const CONNECTIONS_EACH: usize = 20;
+const RESETS_OF_A_CONNECTION: u64 = 2_000;
 
 async fn rapid_reset(bench: &mut Bench) {
     bench.injected("stream-reset", 0);
@@ -300,15 +309,25 @@ async fn rapid_reset(bench: &mut Bench) {
     let node = bench.cluster().leader().await;
     let fault = bench.fault(format!("streams to node {node} are opened and reset"));
     let mut attackers = Vec::new();
-    for _ in 0..RESET_CONNECTIONS {
-        let sender = h2_connection(bench, node).await;
-        attackers.push(tokio::spawn(reset_streams(sender)));
+    for _ in 0..ATTACKERS {
+        let connector = connector(bench, node);
+        attackers.push(tokio::spawn(async move {
+            let (mut resets, mut closed) = (0, 0_u32);
+            for _ in 0..CONNECTIONS_EACH {
+                // One that is turned away is the node's good right.
+                let Ok(sender) = handshake(&connector).await else { continue };
+                let (done, ended) = reset_streams(sender).await;
+                resets += done;
+                closed += u32::from(ended);
+            }
+            (resets, closed)
+        }));
     }
     let (mut resets, mut closed) = (0, 0_u32);
     for attacker in attackers {
         let (done, ended) = attacker.await.expect("a task of ours does not panic");
         resets += done;
-        closed += u32::from(ended);
+        closed += ended;
     }
     bench.injected("stream-reset", resets);
     bench.figure("connections_closed_by_the_node", f64::from(closed));
@@ -321,7 +340,7 @@ async fn rapid_reset(bench: &mut Bench) {
 
 /// How many streams were reset, and whether the node ended the connection for it.
 async fn reset_streams(mut sender: Sender) -> (u64, bool) {
-    for done in 0..RESETS_EACH {
+    for done in 0..RESETS_OF_A_CONNECTION {
         sender = match sender.ready().await {
             Ok(sender) => sender,
             Err(_) => return (done, true),
@@ -332,5 +351,5 @@ async fn reset_streams(mut sender: Sender) -> (u64, bool) {
             tokio::task::yield_now().await;
         }
     }
-    (RESETS_EACH, false)
+    (RESETS_OF_A_CONNECTION, false)
 }

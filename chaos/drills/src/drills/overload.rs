@@ -7,10 +7,10 @@ use crate::harness::desk::{self, Desk};
 use crate::harness::people;
 use crate::harness::plan::Plan;
 use okno_checks::invariants::Invariant;
-use okno_client::{Call, CallError, CallOptions, Class};
+use okno_client::{Call, CallOptions, Class};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -25,6 +25,8 @@ pub const OVERLOAD: Drill = Drill {
     run: |bench| Box::pin(overload(bench)),
 };
 
+/// To each node: one carries a few hundred calls at a time.
+const CONNECTIONS: usize = 8;
 /// Callers that wait for their answers, for the measurement.
 const CALLERS: usize = 32;
 const MEASURED: Duration = Duration::from_secs(2);
@@ -43,7 +45,8 @@ struct Counts {
     turned_away: AtomicU64,
     without_hint: AtomicU64,
     refused: AtomicU64,
-    other: AtomicU64,
+    /// Anything else, by reason.
+    other: Mutex<BTreeMap<String, u64>>,
 }
 
 async fn overload(bench: &mut Bench) {
@@ -54,7 +57,7 @@ async fn overload(bench: &mut Bench) {
         .cluster()
         .ids()
         .into_iter()
-        .flat_map(|node| [node, node])
+        .flat_map(|node| [node; CONNECTIONS])
         .map(|node| bench.cluster().desk_at(node, "operator", people::OFFICER))
         .collect();
     // Cases are opened, each an entity of its own; every second call of the open loop adds to this one.
@@ -118,7 +121,10 @@ async fn overload(bench: &mut Bench) {
     bench.figure("done_in_the_slowest_second", slowest_slice as f64);
     bench.figure("turned_away", turned_away as f64);
     bench.figure("refused_by_a_rule", get(&counts.refused) as f64);
-    bench.figure("ended_otherwise", get(&counts.other) as f64);
+    let other = std::mem::take(&mut *counts.other.lock().unwrap_or_else(PoisonError::into_inner));
+    for (reason, times) in other {
+        bench.figure(&format!("ended_as_{reason}"), times as f64);
+    }
     let hints = get(&counts.without_hint) == 0;
     let detail =
         format!("{turned_away} calls turned away with a hint, {} without", get(&counts.without_hint));
@@ -130,21 +136,22 @@ async fn overload(bench: &mut Bench) {
 
 async fn call<C: Call + Send + Sync>(desk: &Desk, request: C, counts: &Counts) {
     let options = CallOptions { once: true, deadline: Some(ATTEMPT), ..CallOptions::default() };
-    let counter = match desk.client.call_with(request, options).await {
-        Ok(_) => &counts.done,
-        Err(error) => counter_of(&error, counts),
+    let error = match desk.client.call_with(request, options).await {
+        Ok(_) => {
+            counts.done.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        Err(error) => error,
     };
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn counter_of<'a>(error: &CallError, counts: &'a Counts) -> &'a AtomicU64 {
     let problem = error.problem();
     if error.class() == Class::Refused {
         // The one case is full in the end: answered by a rule, which is work too.
-        &counts.refused
+        counts.refused.fetch_add(1, Ordering::Relaxed);
     } else if error.class() == Class::NotApplied && problem.code == tonic::Code::ResourceExhausted {
-        if problem.retry_after.is_some() { &counts.turned_away } else { &counts.without_hint }
+        let counter = if problem.retry_after.is_some() { &counts.turned_away } else { &counts.without_hint };
+        counter.fetch_add(1, Ordering::Relaxed);
     } else {
-        &counts.other
+        let mut other = counts.other.lock().unwrap_or_else(PoisonError::into_inner);
+        *other.entry(error.reason().to_lowercase()).or_default() += 1;
     }
 }

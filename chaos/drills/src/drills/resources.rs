@@ -28,11 +28,11 @@ async fn out_of_descriptors(bench: &mut Bench) {
     bench.start(Plan::default()).await;
     let node = bench.cluster().leader().await;
     let process = bench.cluster().pid(node).expect("it runs");
-    let has = limits::descriptors(process).expect("a process of ours");
+    let has = limits::lowest_free_descriptor(process).expect("a process of ours");
     let before = limits::limit(process, Resource::Descriptors).expect("its limits are readable");
     let fault = bench.fault(format!("node {node}, the leader, has no descriptor left"));
     limits::set_limit(process, Resource::Descriptors, has).expect("a limit can be lowered");
-    bench.figure("descriptors", has as f64);
+    bench.figure("descriptors_max", has as f64);
     let address = bench.cluster().entry(node).clients;
     // Each is completed by the kernel and waits to be taken, for which a descriptor is missing.
     let mut knocking = Vec::new();
