@@ -104,6 +104,8 @@ pub struct Driver {
     founded: bool,
     closed: bool,
     pub(super) intake_stopped: bool,
+    /// The election timeout of a term, so that it is not drawn anew after every call of raft.
+    election: (u64, usize),
     waiting: Option<Waiting>,
     queue: VecDeque<Event>,
     sequence: u64,
@@ -213,6 +215,7 @@ impl Driver {
             founded: start.founded,
             closed: false,
             intake_stopped: false,
+            election: (0, 0),
             waiting: None,
             queue: VecDeque::new(),
             sequence: 0,
@@ -522,7 +525,13 @@ impl Driver {
 
     fn set_election_timeout(&mut self) {
         let raft = &mut self.node.raft;
-        let ticks = election_timeout(self.timing.seed, self.id, raft.term, self.timing.election_ticks);
+        let (term, ticks) = self.election;
+        let ticks = if term == raft.term && ticks > 0 {
+            ticks
+        } else {
+            election_timeout(self.timing.seed, self.id, raft.term, self.timing.election_ticks)
+        };
+        self.election = (raft.term, ticks);
         if raft.randomized_election_timeout() != ticks {
             raft.set_randomized_election_timeout(ticks);
         }
