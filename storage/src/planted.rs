@@ -9,31 +9,33 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Mutant {
-    /// The log's append is not synced, and said to be.
+    /// The log's append is not synced, and said to be (`log`).
     SkipLogFsync = 1,
-    /// Messages that vouch for entries leave before the entries are on disk.
+    /// Messages that vouch for entries, or for a vote, leave before these are on disk (the cluster's driver).
     SendBeforePersist,
-    /// Term and vote are not written.
+    /// Term and vote are not written, neither to `identity` nor beside the log (the cluster's steps, `log`).
     ForgetVote,
-    /// A proposal is answered as applied once it stands in the leader's log.
+    /// A proposal is answered as applied once it stands in the leader's log (the cluster's proposals).
     AnswerBeforeCommit,
-    /// A refusal is told at once, whatever it was decided on.
+    /// A refusal is told at once, whatever it was decided on (the runtime's shard).
     RefuseFromSpeculation,
-    /// A commit applies whatever it builds on.
+    /// A commit applies whatever it builds on (`apply`).
     DropBaseCheck,
-    /// A commit's term is compared with the node's current term instead of its entry's.
+    /// A commit's term is compared with the node's current term, as its disk has it, instead of its entry's (`apply`).
     CompareCurrentTerm,
-    /// Fences look at the stored state only, not at the batch being built.
+    /// Fences look at the stored state only, not at the batch being built (`apply`).
     FenceWithoutOverlay,
-    /// The reply of a request is not remembered.
+    /// The reply of a request is not remembered (`apply`).
     DropRememberedReply,
-    /// An outbox message is delivered twice.
+    /// An outbox message is delivered twice (the runtime's courier), and may be consumed twice (`apply`): either alone
+    /// would do no harm.
     DeliverTwice,
-    /// Actors activate before the own term's entry is applied.
+    /// Actors activate before the own term's entry is applied (the cluster's driver).
     ActivateEarly,
-    /// A leader stamps its own clock, however far ahead.
+    /// A leader stamps its own clock, however far ahead, so that replicated time, and all that expires by it, runs away
+    /// (the cluster's clock).
     FastClockExpires,
-    /// The applied index is written apart from what was applied.
+    /// The applied index is written apart from what was applied (`state`).
     SplitApplyBatch,
 }
 
