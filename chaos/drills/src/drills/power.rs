@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Starting, replaying the log and an election, on two cores for all nodes.
-const RESUMES_WITHIN: Duration = Duration::from_secs(45);
+const RESUMES_WITHIN: Duration = Duration::from_secs(30);
 const REDUNDANT_WITHIN: Duration = Duration::from_secs(45);
 const NEXT_WRITE_WITHIN: Duration = Duration::from_secs(15);
 const GOES_ON_WRITES: u64 = 200;
