@@ -10,6 +10,7 @@ pub mod disk_faults;
 pub mod disk_rot;
 pub mod entity;
 pub mod input;
+pub mod journal;
 pub mod network;
 pub mod network_lines;
 pub mod overload;
@@ -38,6 +39,7 @@ pub const ALL: &[Drill] = &[
     resources::OUT_OF_DESCRIPTORS,
     resources::OUT_OF_MEMORY,
     entity::PANICKING_ENTITY,
+    journal::JOURNAL_EDITED,
     power::POWER_LOSS,
     power::POWER_LOSS_ONE,
     power::METADATA_ONLY,
