@@ -148,7 +148,10 @@ fn linearizable(
                 });
                 check(&CaseModel::new(&history.setting, seen), &operations)
             }
-            Entity::Queue(office) => check(&QueueModel::new(&history.setting, office), &operations),
+            Entity::Queue(office) => {
+                let seen = operations.iter().filter_map(|timed| timed.op.seen);
+                check(&QueueModel::new(&history.setting, office, seen), &operations)
+            }
         };
         match verdict {
             Verdict::Linearizable(_) => {}

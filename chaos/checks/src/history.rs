@@ -31,7 +31,8 @@ pub struct History {
 pub struct Setting {
     pub services: BTreeMap<String, Service>,
     pub offices: BTreeMap<String, Office>,
-    /// From which time on a local date may have been in use, by time; no date before the first is possible.
+    /// From which time on the fastest clock may have shown a local date, by time. Until then none after it is
+    /// possible; slower clocks may show any between it and the first.
     pub days: Vec<(u64, Day)>,
     /// Offices a client works in; a client that is not named works everywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -44,6 +44,9 @@ pub struct QueueModel<'a> {
     setting: &'a Setting,
     code: &'a str,
     office: Option<&'a Office>,
+    /// Dates that were possible or have been seen, in order: clocks that are behind the fastest may show others than
+    /// the setting names.
+    days: Vec<Day>,
 }
 
 enum Decision<'a> {
@@ -58,19 +61,20 @@ enum Seeing<'a> {
 }
 
 impl<'a> QueueModel<'a> {
-    pub fn new(setting: &'a Setting, office: &'a str) -> Self {
-        Self { setting, code: office, office: setting.offices.get(office) }
+    /// `seen`: everything that was seen of this queue.
+    pub fn new(setting: &'a Setting, office: &'a str, seen: impl Iterator<Item = &'a Outcome>) -> Self {
+        let named = setting.days.iter().map(|(_, day)| *day);
+        let mut days: Vec<Day> = named.chain(seen.filter_map(day_of)).collect();
+        days.sort_unstable();
+        days.dedup();
+        Self { setting, code: office, office: setting.offices.get(office), days }
     }
 
     /// The dates an operation may have met: the queue's own, and later ones.
     fn days(&self, state: &State<'a>, latest: Day) -> Vec<Day> {
-        let mut days = if state.day == 0 { Vec::new() } else { vec![state.day] };
-        for (_, day) in &self.setting.days {
-            if *day > state.day && *day <= latest && !days.contains(day) {
-                days.push(*day);
-            }
-        }
-        days
+        let own = (state.day != 0).then_some(state.day);
+        let later = self.days.iter().copied().filter(|day| *day > state.day && *day <= latest);
+        own.into_iter().chain(later).collect()
     }
 
     fn decide(&self, state: &State<'a>, op: &Op<'a>) -> Vec<Decision<'a>> {
@@ -197,7 +201,17 @@ impl<'a> QueueModel<'a> {
     }
 
     fn later_than(&self, day: Day) -> bool {
-        self.setting.days.iter().any(|(_, other)| *other > day)
+        self.days.last().is_some_and(|last| *last > day)
+    }
+}
+
+/// The date an answer shows.
+fn day_of(outcome: &Outcome) -> Option<Day> {
+    let Outcome::Done { reply, .. } = outcome else { return None };
+    match reply {
+        Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => Some(ticket.name.day),
+        Reply::Read(Seen::Queue(queue)) => Some(queue.day),
+        _ => None,
     }
 }
 
