@@ -9,6 +9,8 @@
 //! - Of a pair only the oldest message is in flight.
 //! - A pair whose `more` is set holds a prefix of its rows; otherwise it holds all of them.
 //! - A message is forgotten only when it has left the outbox (applied, gone, buried) or leadership ended.
+//! - A pair is parked only on an answer to what was sent after the last quarantine that moved: the end of the one that
+//!   parks it is still to come.
 
 use crate::{
     call::{Answer, Cause},
@@ -89,6 +91,8 @@ struct Pair {
     /// Rows beyond the last of `waiting` stand in the outbox.
     more: bool,
     head: Head,
+    /// A quarantine moved since the message in flight was sent: an answer that tells of one may be out of date.
+    moved: bool,
     failures: u32,
     /// The largest key taken in. Keys of a pair grow in the order they apply, so that what is met twice — by the
     /// walk or a later reading of rows, and by the stream of what applies — is known by it.
@@ -181,8 +185,12 @@ impl Courier {
             Event::Delivered(key, answer) => self.on_delivered(&key, answer, now, fx),
             Event::Buried(key, answer) => self.on_buried(&key, &answer, now),
             Event::QuarantineMoved => {
-                for pair in self.pairs.values_mut().filter(|pair| pair.head == Head::Parked) {
-                    pair.head = Head::Ready { at: now };
+                for pair in self.pairs.values_mut() {
+                    match pair.head {
+                        Head::Parked => pair.head = Head::Ready { at: now },
+                        Head::InFlight => pair.moved = true,
+                        Head::Ready { .. } | Head::Burying => {}
+                    }
                 }
             }
             Event::Tick => {}
@@ -256,6 +264,7 @@ impl Courier {
             waiting: VecDeque::new(),
             more: false,
             head: Head::Ready { at: now },
+            moved: false,
             failures: 0,
             last: MessageKey { commit: CommitId::NONE, place: 0, ..message.key.clone() },
         });
@@ -266,6 +275,8 @@ impl Courier {
         self.depths.add(&message);
         if self.in_flight.contains(&message.key) {
             pair.head = Head::InFlight;
+            // Sent before this walk: what moved since then was not counted.
+            pair.moved = true;
         }
         if pair.more || pair.waiting.len() >= PAIR_MAX {
             pair.more = true;
@@ -287,7 +298,8 @@ impl Courier {
             }
             Answer::Quarantined(_) => {
                 if let Some(pair) = self.pairs.get_mut(&pair_key) {
-                    pair.head = Head::Parked;
+                    pair.head =
+                        if pair.moved { Head::Ready { at: now + DEFERRED_MS } } else { Head::Parked };
                 }
                 return;
             }
@@ -400,6 +412,7 @@ impl Courier {
             let Head::Ready { at } = pair.head else { continue };
             let Some(message) = pair.waiting.front().filter(|_| at <= now) else { continue };
             pair.head = Head::InFlight;
+            pair.moved = false;
             self.in_flight.insert(message.key.clone());
             fx.push(Effect::Deliver(message.clone()));
             if planted::is(Mutant::DeliverTwice) {

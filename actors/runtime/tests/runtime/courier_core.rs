@@ -226,6 +226,30 @@ fn what_is_not_the_messages_fault_is_not_counted() {
     assert_eq!(delivered(&bench.lead()), [("case/e2".into(), 1)]);
 }
 
+/// The end of a quarantine can be heard of before the answer it made out of date: nobody would tell of it again.
+#[test]
+fn a_quarantine_that_ended_before_its_answer_came_parks_nothing() {
+    let mut bench = Bench::new();
+    bench.lead();
+    let waiting = message(1, 2, 1);
+    assert_eq!(delivered(&bench.send(&waiting)), [("case/e2".into(), 1)]);
+    assert_eq!(bench.on(Event::QuarantineMoved), []);
+    let quarantined = || Event::Delivered(waiting.key.clone(), Answer::Quarantined("why".into()));
+    assert_eq!(bench.on(quarantined()), []);
+    assert_eq!(bench.courier.figures().parked, 0);
+    bench.now = bench.courier.next_wake(bench.now).expect("it is tried again");
+    assert_eq!(delivered(&bench.on(Event::Tick)), [("case/e2".into(), 1)]);
+    // Nothing moved since it was sent again: now it waits for the end.
+    assert_eq!(bench.on(quarantined()), []);
+    assert_eq!(bench.courier.figures().parked, 1);
+    // What was under way when the outbox was walked again may have been sent before something moved.
+    assert_eq!(delivered(&bench.on(Event::QuarantineMoved)), [("case/e2".into(), 1)]);
+    assert_eq!(bench.on(Event::QuarantineMoved), []);
+    assert_eq!(bench.on(Event::Missed), []);
+    assert_eq!(bench.on(quarantined()), []);
+    assert_eq!(bench.courier.figures().parked, 0);
+}
+
 #[test]
 fn deliveries_under_way_are_bounded() {
     let mut bench = Bench::new();
