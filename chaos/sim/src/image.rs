@@ -47,11 +47,36 @@ pub fn empty(nodes: usize) -> Vec<Machine> {
     (0..nodes).map(|node| Machine::new(MemoryEngine::new(), record(node, nodes))).collect()
 }
 
-/// The image for so many nodes.
+/// The image for so many nodes. The usual sizes are made together, by whoever asks first.
 pub fn image(nodes: usize) -> Arc<Image> {
     static IMAGES: Mutex<BTreeMap<usize, Arc<Image>>> = Mutex::new(BTreeMap::new());
     let mut images = IMAGES.lock();
-    Arc::clone(images.entry(nodes).or_insert_with(|| Arc::new(make(nodes))))
+    if !images.contains_key(&nodes) {
+        sound(|| {
+            for size in USUAL.into_iter().chain([nodes]) {
+                images.entry(size).or_insert_with(|| Arc::new(make(size)));
+            }
+        });
+    }
+    Arc::clone(&images[&nodes])
+}
+
+/// Sizes that are drawn.
+const USUAL: [usize; 3] = [1, 3, 5];
+
+/// Without the planted fault, if one is chosen: runs of every fault begin with the same state.
+#[cfg(feature = "mutants")]
+fn sound(make: impl FnOnce()) {
+    use okno_storage::planted::{self, Mutant};
+    let chosen = Mutant::ALL.iter().copied().find(|mutant| planted::is(*mutant));
+    planted::choose(None);
+    make();
+    planted::choose(chosen);
+}
+
+#[cfg(not(feature = "mutants"))]
+fn sound(make: impl FnOnce()) {
+    make();
 }
 
 impl Image {

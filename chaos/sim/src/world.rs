@@ -49,8 +49,9 @@ impl World {
         if let Some(clients) = config.clients {
             workload.clients = clients.clamp(1, fixtures::CLIENTS_MAX);
         }
-        let machines =
-            if tune.from_nothing { image::empty(tune.nodes) } else { image::image(tune.nodes).machines() };
+        // Asked for even if it is not used: all runs of a process find it made.
+        let image = image::image(tune.nodes);
+        let machines = if tune.from_nothing { image::empty(tune.nodes) } else { image.machines() };
         let nodes: Vec<u64> = (1..=tune.nodes as u64).collect();
         let clients = Population::new(config.seed, &nodes, workload);
         let faults = Faults::plan(config, tune.nodes, clients.count());
