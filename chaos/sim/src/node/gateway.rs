@@ -70,6 +70,8 @@ pub(super) struct Gateway {
     forwards: Map<u64, u64>,
     /// Calls taken for other nodes: own number → (node, its number).
     received: Map<u64, (usize, u64)>,
+    /// The entity called last here.
+    last: Option<EntityKey>,
     /// What the world asked for and how it ended.
     pub world_done: Vec<CallResult>,
 }
@@ -150,13 +152,14 @@ impl Live {
         self.attempt(w, id);
     }
 
-    /// The entity most calls of this node's clients wait for.
+    /// The entity most calls of this node's clients wait for; if none waits, the last one they called.
     pub fn busiest(&self) -> Option<EntityKey> {
         let mut waiting: Map<&EntityKey, usize> = Map::new();
         for call in self.gateway.calls.values().filter(|call| call.at == At::Shard) {
             *waiting.entry(call.work.entity()).or_default() += 1;
         }
-        waiting.into_iter().max_by_key(|(_, count)| *count).map(|(entity, _)| entity.clone())
+        let most = waiting.into_iter().max_by_key(|(_, count)| *count).map(|(entity, _)| entity.clone());
+        most.or_else(|| self.gateway.last.clone())
     }
 
     /// One attempt of a call.
@@ -173,6 +176,7 @@ impl Live {
         match self.role.role {
             Role::Leader { ready: true } => {
                 call.at = At::Shard;
+                self.gateway.last = Some(work.entity().clone());
                 let shard = self.shard_for(work.entity());
                 if self.shards[shard].callers >= w.tune.shard.calls_max {
                     return self.call_answered(w, id, round, Answer::NotApplied(Cause::Overloaded));
