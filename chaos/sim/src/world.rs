@@ -24,6 +24,8 @@ const RESTART_US: (u64, u64) = (50_000, 1_500_000);
 const PILE_MAX: usize = 4_096;
 /// Ends of a damaged node's process after which it is taken out.
 const DAMAGED_STARTS_MAX: u32 = 4;
+/// Longer than any run: see [`World::note_clocks`].
+const HORIZON_MS: i64 = 10 * 60_000;
 /// Steps between two looks at the bounds.
 const SAMPLE_EVERY: u64 = 64;
 
@@ -111,11 +113,11 @@ impl World {
         }
     }
 
-    /// What the fastest clock says now may be said from now on.
+    /// What the fastest clock says now, or will say before the run ends, may be said from now on: midnight may be near.
     pub fn note_clocks(&mut self) {
         let (now, together) = (self.w.now, self.w.together_ms);
         let fastest = self.machines.iter().map(|m| m.clock.wall_ms(now, together)).max();
-        self.clocks.extend(fastest.map(|wall| (now, wall)));
+        self.clocks.extend(fastest.map(|wall| (now, wall + HORIZON_MS)));
     }
 
     /// Takes the next event; the world never stands still.

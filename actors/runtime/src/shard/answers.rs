@@ -106,6 +106,9 @@ impl<H> Shard<H> {
                 Ok(stamp) if made_ms <= stamp.saturating_add(REQUEST_AHEAD_MS) => {
                     Answer::NotApplied(Cause::TimeBehind)
                 }
+                // An earlier attempt may still be on its way and arrive when its time has come (rule 2): nothing is
+                // said for ever.
+                Ok(_) if attempt > 1 => Answer::NotApplied(Cause::TimeBehind),
                 Ok(_) => Answer::Refused(ahead(made_ms - replicated_ms)),
                 Err(_) => Answer::NotApplied(Cause::ClockStep),
             };
@@ -244,6 +247,12 @@ impl<H> Shard<H> {
                     return;
                 };
                 self.callers -= join.callers.len();
+                // A quarantine refuses without remembering it: an earlier attempt still on its way may come after the
+                // release and be carried out. Only a first attempt may be told no for good (rule 2).
+                let answer = match answer {
+                    Answer::Quarantined(_) if join.attempt > 1 => Answer::NotApplied(Cause::EntityFailed),
+                    other => other,
+                };
                 for handle in join.callers {
                     fx.push(Effect::Answer(handle, answer.clone()));
                 }
