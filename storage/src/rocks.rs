@@ -115,8 +115,6 @@ fn family_options(cf: Cf, cache: &Cache) -> Options {
 
 fn database_options(options: &RocksOptions) -> Options {
     let mut db = Options::default();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
     db.set_paranoid_checks(true);
     db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     // A log file that was synced and is gone or shorter now is noticed at start.
@@ -149,9 +147,14 @@ fn engine_error(error: rocksdb::Error) -> StorageError {
     StorageError::Engine(detail)
 }
 
-/// Opening names files that must be there: one that is missing is as bad as one that is damaged.
+/// Opening names files and column families that must be there: one that is missing is as bad as one that is damaged.
 fn open_error(error: rocksdb::Error) -> StorageError {
-    let gone = error.kind() == ErrorKind::IOError && error.as_ref().contains(FILE_GONE);
+    let gone = match error.kind() {
+        ErrorKind::IOError => error.as_ref().contains(FILE_GONE),
+        // "Column families not opened", "Column family not found", "does not exist (create_if_missing is false)".
+        ErrorKind::InvalidArgument => true,
+        _ => false,
+    };
     match engine_error(error) {
         StorageError::Engine(detail) if gone => StorageError::Corrupt { what: ENGINE, detail },
         other => other,
@@ -207,8 +210,13 @@ impl RocksEngine {
         let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))?;
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
-        let db = DB::open_cf_descriptors(&database_options(options), path, descriptors(&cache))
-            .map_err(open_error)?;
+        let mut database = database_options(options);
+        // Only where there is nothing yet: a database that lost column families with a part of its MANIFEST must not be
+        // completed with empty ones.
+        let new = std::fs::read_dir(path).map_err(io(path))?.next().is_none();
+        database.create_if_missing(new);
+        database.create_missing_column_families(new);
+        let db = DB::open_cf_descriptors(&database, path, descriptors(&cache)).map_err(open_error)?;
         Ok(Self::of(db, cache, path))
     }
 

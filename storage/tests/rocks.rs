@@ -291,3 +291,27 @@ fn a_directory_is_opened_once_and_views_keep_it_open() {
     assert_eq!(stat("rocksdb_write_stopped"), Some(0));
     assert!(stat("rocksdb_l0_files_log").is_some() && stat("rocksdb_memtable_bytes").is_some());
 }
+
+/// A MANIFEST that was cut can lose column families; they must not come back empty.
+#[test]
+fn a_database_that_lost_column_families_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    drop(rocks(dir.path()));
+    let manifest = fs::read_dir(dir.path())
+        .expect("reads")
+        .map(|entry| entry.expect("reads").path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("MANIFEST")))
+        .expect("a MANIFEST");
+    let whole = fs::read(&manifest).expect("reads");
+    // At whatever record it ends: the database opens whole or not at all.
+    let mut refused = 0;
+    for length in (0..whole.len()).step_by(7) {
+        fs::write(&manifest, &whole[..length]).expect("writes");
+        match RocksEngine::open(dir.path(), &RocksOptions::default()) {
+            Err(StorageError::Corrupt { .. }) => refused += 1,
+            Err(other) => panic!("cut to {length} bytes: {other}"),
+            Ok(_) => panic!("cut to {length} of {} bytes, it opened", whole.len()),
+        }
+    }
+    assert_eq!(refused, whole.len().div_ceil(7));
+}

@@ -121,6 +121,10 @@ pub fn digest_thread(hub: &Hub, views: &Views) {
                 let found = hub.peers.lock().digest(hub.own, (index, hash));
                 hub.judge(found.into_iter().collect());
             }
+            // A disk that fails says nothing about the data (rule 12).
+            Err(error @ (StorageError::Io { .. } | StorageError::Engine(_))) => {
+                hub.fatal.exit(EXIT_IO, &format!("digest at index {index}: {error}"));
+            }
             Err(error) => hub.quarantine(
                 &format!("rows cannot be read for the digest at index {index}: {error}"),
                 REMEDY_REBUILD,

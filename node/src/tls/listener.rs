@@ -7,9 +7,10 @@ use super::{
 use crate::identity::Caller;
 use futures::Stream;
 use std::{
+    collections::VecDeque,
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -53,13 +54,8 @@ pub fn accept(
     let (ready, stream) = mpsc::channel(READY_MAX);
     tokio::spawn(async move {
         let connections = Arc::new(Semaphore::new(bounds.connections_max));
-        let handshakes = Arc::new(Semaphore::new(bounds.handshakes_max));
+        let mut handshakes = Handshakes::default();
         loop {
-            // Waiting here leaves further connections in the kernel's backlog, which is bounded too.
-            let handshake = tokio::select! {
-                () = stop.cancelled() => break,
-                permit = handshakes.clone().acquire_owned() => permit.expect("never closed"),
-            };
             let (tcp, remote) = tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => match accepted {
@@ -72,24 +68,30 @@ pub fn accept(
                 },
             };
             figures.accepted.fetch_add(1, Ordering::Relaxed);
-            let Ok(permit) = connections.clone().try_acquire_owned() else {
-                figures.turned_away.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            let (side, figures, ready) = (side.clone(), figures.clone(), ready.clone());
+            let (side, figures, ready, connections) =
+                (side.clone(), figures.clone(), ready.clone(), connections.clone());
+            let handshake = handshakes.begin(bounds.handshakes_max);
             tokio::spawn(async move {
                 let judged_by = side.in_force();
-                let shaken = tokio::time::timeout(
+                let shaking = tokio::time::timeout(
                     bounds.handshake_timeout,
                     handshake_of(judged_by.server.clone(), tcp),
-                )
-                .await;
+                );
+                let shaken = tokio::select! {
+                    shaken = shaking => Some(shaken),
+                    () = handshake.cancelled() => None,
+                };
                 drop(handshake);
                 let error = match shaken {
-                    Ok(Ok(stream)) => {
+                    Some(Ok(Ok(stream))) => {
                         let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
                             Some(leaf) => Caller::of_certificate(leaf, &side.cluster),
                             None => return,
+                        };
+                        // Taken by those who have shown who they are: silence holds no place.
+                        let Ok(permit) = connections.try_acquire_owned() else {
+                            figures.turned_away.fetch_add(1, Ordering::Relaxed);
+                            return;
                         };
                         let info = ConnectionInfo { remote, caller };
                         let io = TlsIo::new(stream, info, side.connections.clone(), permit);
@@ -102,8 +104,9 @@ pub fn accept(
                         let _ = ready.send(Ok(io)).await;
                         return;
                     }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "timed out".to_owned(),
+                    Some(Ok(Err(error))) => error.to_string(),
+                    Some(Err(_)) => "timed out".to_owned(),
+                    None => "gave way to newer ones".to_owned(),
                 };
                 figures.handshakes_failed.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(target: "okno::tls", side = side.name, %remote, error, "handshake failed");
@@ -111,6 +114,26 @@ pub fn accept(
         }
     });
     ReceiverStream::new(stream)
+}
+
+/// Handshakes under way, oldest first. When there are as many as may be, the oldest gives way: an honest one takes
+/// milliseconds, so that connections which say nothing keep nobody out (row 27 of the fault list).
+#[derive(Default)]
+struct Handshakes(VecDeque<Weak<CancellationToken>>);
+
+impl Handshakes {
+    /// A handshake lasts as long as what is given out.
+    fn begin(&mut self, max: usize) -> Arc<CancellationToken> {
+        self.0.retain(|handshake| handshake.strong_count() > 0);
+        while self.0.len() >= max.max(1) {
+            if let Some(oldest) = self.0.pop_front().and_then(|handshake| handshake.upgrade()) {
+                oldest.cancel();
+            }
+        }
+        let begun = Arc::new(CancellationToken::new());
+        self.0.push_back(Arc::downgrade(&begun));
+        begun
+    }
 }
 
 async fn handshake_of(

@@ -246,10 +246,10 @@ async fn silent_clients_and_too_many_connections_are_turned_away() {
     let bounds = ListenerBounds { connections_max: 2, ..BOUNDS };
     let mut server = server(&ours.issue("server", &["okno://kuzbass/peer/1"], 1).section, bounds).await;
     let operator = ours.issue("operator", &["okno://kuzbass/operator/one"], 2);
-    // Two that say nothing hold both handshakes, until they time out.
+    // Two that say nothing hold both handshakes, until a newer one comes.
     let silent =
         (TcpStream::connect(server.address).await.expect("tcp"), TcpStream::connect(server.address).await);
-    let _stream = connect(server.address, &operator.section).await.expect("let in after the time-out");
+    let _stream = connect(server.address, &operator.section).await.expect("let in");
     let first = accepted(&mut server).await;
     assert!(server.figures.handshakes_failed.load(std::sync::atomic::Ordering::Relaxed) >= 1);
     drop(silent);
@@ -258,6 +258,23 @@ async fn silent_clients_and_too_many_connections_are_turned_away() {
     assert!(refused(server.address, &operator.section).await, "a third is one too many");
     drop((first, second));
     connect(server.address, &operator.section).await.expect("room again");
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let directory = tempfile::tempdir().expect("directory");
+    let ours = Authority::new(directory.path(), "ours");
+    // None of them times out while this test runs.
+    let bounds =
+        ListenerBounds { connections_max: 2, handshake_timeout: Duration::from_secs(3_600), ..BOUNDS };
+    let mut server = server(&ours.issue("server", &["okno://kuzbass/peer/1"], 1).section, bounds).await;
+    let operator = ours.issue("operator", &["okno://kuzbass/operator/one"], 2);
+    let mut silent = Vec::new();
+    for _ in 0..bounds.handshakes_max * 2 {
+        silent.push(TcpStream::connect(server.address).await.expect("tcp"));
+    }
+    let _stream = connect(server.address, &operator.section).await.expect("an honest client comes in");
+    accepted(&mut server).await;
 }
 
 #[tokio::test]
