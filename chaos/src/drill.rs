@@ -50,7 +50,9 @@ pub fn tell(progress: Progress<'_>) {
         Progress::Missing { drill, missing } => {
             eprintln!("{:<22} will be skipped: {}", drill.name, missing.join("; "));
         }
-        Progress::Begins { drill, number, of } => eprintln!("[{number}/{of}] {}: {}", drill.name, drill.scenario),
+        Progress::Begins { drill, number, of } => {
+            eprintln!("[{number}/{of}] {}: {}", drill.name, drill.scenario)
+        }
         Progress::Ended { report } => eprintln!("{}", line(report)),
     }
 }
@@ -103,7 +105,7 @@ pub fn write_report(folder: &Path, reports: &[DrillReport]) -> anyhow::Result<()
 fn list(format: Format) -> anyhow::Result<()> {
     let drills = okno_drills::list();
     if format == Format::Json {
-        let rows: Vec<_> = drills.iter().map(|drill| describe(drill)).collect();
+        let rows: Vec<_> = drills.iter().map(describe).collect();
         return output::json(&rows);
     }
     let mut table = output::table(["drill", "rows", "needs", "scenario"]);

@@ -42,8 +42,12 @@ pub fn run() -> ExitCode {
 fn invariants(format: Format) -> anyhow::Result<Ending> {
     let rows = Invariant::ALL.iter().map(|invariant| (invariant.id(), invariant.title()));
     match format {
-        Format::Json => output::json(&rows.map(|(id, title)| serde_json::json!({ "id": id, "title": title })).collect::<Vec<_>>())?,
-        Format::Text => output::print(&rows.map(|(id, title)| format!("{id:<24} {title}\n")).collect::<String>())?,
+        Format::Json => output::json(
+            &rows.map(|(id, title)| serde_json::json!({ "id": id, "title": title })).collect::<Vec<_>>(),
+        )?,
+        Format::Text => {
+            output::print(&rows.map(|(id, title)| format!("{id:<24} {title}\n")).collect::<String>())?
+        }
     }
     Ok(Ending::Held)
 }

@@ -24,7 +24,9 @@ pub fn run(args: &LiveArgs) -> anyhow::Result<Ending> {
             }
             Ok(drill::ending(&reports))
         }
-        Err(error @ (LiveError::Unknown(_) | LiveError::Commands | LiveError::Setup(_) | LiveError::Nameless)) => {
+        Err(
+            error @ (LiveError::Unknown(_) | LiveError::Commands | LiveError::Setup(_) | LiveError::Nameless),
+        ) => {
             output::warn(&format!("okno-chaos: {error}"));
             Ok(Ending::Usage)
         }

@@ -40,7 +40,7 @@ mod planted {
     use crate::{cli::Format, drill};
     use okno_checks::report::{DrillReport, Outcome};
     use okno_drills::{Drill, Options};
-    use okno_sim::{Config, Mutant, Run, RunReport, planted};
+    use okno_sim::{Config, Kind, Mutant, Run, RunReport, planted};
     use serde::Serialize;
     use std::{
         collections::BTreeMap,
@@ -54,6 +54,21 @@ mod planted {
 
     /// Faults that a power cut on real disks must bring to light too, and the drill that does.
     const ON_DISK: &[(Mutant, &str)] = &[(Mutant::SkipLogFsync, "power-loss")];
+    /// A fence is the second line behind lanes and joins, so that hardly a run ever reaches it: what reaches it most is closing
+    /// and opening entities between their calls, over longer runs.
+    fn config(mutant: Mutant, seed: u64) -> Config {
+        let mut config = Config { mutant: Some(mutant), ..Config::new(seed) };
+        match mutant {
+            Mutant::DropBaseCheck => {
+                config.kinds = [Kind::CloseAndOpen].into();
+                config.steps *= 2;
+            }
+            Mutant::SendBeforePersist => config.steps *= 2,
+            _ => {}
+        }
+        config
+    }
+
     /// The drill's wait is the product's promise; here only the loss counts.
     const WAIT: Duration = Duration::from_secs(2);
 
@@ -113,9 +128,16 @@ mod planted {
             Format::Text => {
                 let mut table = output::table(["planted fault", "seed", "caught by"]);
                 for row in &rows {
-                    let seed = row.seed.map_or_else(|| format!("none of {}", row.seeds_run), |seed| seed.to_string());
+                    let seed = row
+                        .seed
+                        .map_or_else(|| format!("none of {}", row.seeds_run), |seed| seed.to_string());
                     let mut by = row.checks.clone();
-                    by.extend(row.drills.iter().filter(|pair| pair.caught).map(|pair| format!("drill {}", pair.drill)));
+                    by.extend(
+                        row.drills
+                            .iter()
+                            .filter(|pair| pair.caught)
+                            .map(|pair| format!("drill {}", pair.drill)),
+                    );
                     table.add_row([row.mutant.to_owned(), seed, by.join(", ")]);
                 }
                 output::print(&format!("{table}\n"))?;
@@ -126,7 +148,9 @@ mod planted {
 
     fn line(row: &Row) -> String {
         let mut text = match row.seed {
-            Some(seed) => format!("{:<26} caught by seed {seed}: {}: {}", row.mutant, row.checks.join(", "), row.detail),
+            Some(seed) => {
+                format!("{:<26} caught by seed {seed}: {}: {}", row.mutant, row.checks.join(", "), row.detail)
+            }
             None => format!("{:<26} NOT CAUGHT by {} seeds", row.mutant, row.seeds_run),
         };
         for pair in &row.drills {
@@ -152,11 +176,13 @@ mod planted {
                 scope.spawn(|| {
                     loop {
                         let seed = next.fetch_add(1, Ordering::Relaxed);
-                        let done = |found: &BTreeMap<u64, RunReport>| found.keys().next().is_some_and(|low| *low < seed);
+                        let done = |found: &BTreeMap<u64, RunReport>| {
+                            found.keys().next().is_some_and(|low| *low < seed)
+                        };
                         if seed >= end || done(&found.lock().expect("a run that panics is a report")) {
                             return;
                         }
-                        let report = Run::new(Config { mutant: Some(mutant), ..Config::new(seed) }).execute();
+                        let report = Run::new(config(mutant, seed)).execute();
                         ran.fetch_add(1, Ordering::Relaxed);
                         if report.failure.is_some() {
                             found.lock().expect("a run that panics is a report").insert(seed, report);
@@ -185,8 +211,8 @@ mod planted {
     /// The drill twice, with the same binary: the fault chosen, and not. It catches the fault when it breaks with it
     /// and holds without.
     fn pair(mutant: Mutant, name: &'static str, args: &MutantArgs) -> anyhow::Result<DrillPair> {
-        let drill: &Drill = okno_drills::drills::find(name)
-            .ok_or_else(|| anyhow::anyhow!("there is no drill {name:?}"))?;
+        let drill: &Drill =
+            okno_drills::drills::find(name).ok_or_else(|| anyhow::anyhow!("there is no drill {name:?}"))?;
         let began = Instant::now();
         let binary = output::sibling("okno-faulty", args.bin_dir.as_deref())?;
         let run = |mutant: Option<Mutant>| {
@@ -197,7 +223,9 @@ mod planted {
                 mutant: mutant.map(|mutant| mutant.name().to_owned()),
                 ..Options::default()
             };
-            okno_drills::run(&[drill], &options, drill::tell).pop().ok_or_else(|| anyhow::anyhow!("no report"))
+            okno_drills::run(&[drill], &options, drill::tell)
+                .pop()
+                .ok_or_else(|| anyhow::anyhow!("no report"))
         };
         let (with_fault, without) = (run(Some(mutant))?, run(None)?);
         let caught = with_fault.verdict == Outcome::Broken && without.verdict == Outcome::Held;

@@ -1,11 +1,11 @@
 //! What all commands share: endings, tables, JSON, fresh seeds.
 
+#[cfg(feature = "mutants")]
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::Serialize;
 use std::{
     io::{ErrorKind, Write},
-    path::{Path, PathBuf},
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -43,7 +43,10 @@ pub fn about() -> String {
 
 pub fn table<const N: usize>(columns: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic).set_header(columns);
+    table
+        .load_preset(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(columns);
     table
 }
 
@@ -69,7 +72,8 @@ pub fn cores() -> usize {
 }
 
 /// Another program of ours: in `folder`, or beside this one.
-pub fn sibling(name: &str, folder: Option<&Path>) -> anyhow::Result<PathBuf> {
+#[cfg(feature = "mutants")]
+pub fn sibling(name: &str, folder: Option<&std::path::Path>) -> anyhow::Result<std::path::PathBuf> {
     let path = match folder {
         Some(folder) => folder.join(name),
         None => std::env::current_exe().context("finding this program's file")?.with_file_name(name),

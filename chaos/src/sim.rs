@@ -147,10 +147,11 @@ fn one(config: &Config, args: &SimArgs) -> anyhow::Result<Ending> {
         }
         output::print(&story(config, &report, same))?;
     }
-    if report.failure.is_some() && !args.no_minimise {
-        if let Some(smallest) = minimise::minimise(config) {
-            output::warn(&format!("the smallest run found that fails alike: {}", smallest.config));
-        }
+    if report.failure.is_some()
+        && !args.no_minimise
+        && let Some(smallest) = minimise::minimise(config)
+    {
+        output::warn(&format!("the smallest run found that fails alike: {}", smallest.config));
     }
     Ok(if report.failure.is_none() && same { Ending::Held } else { Ending::Broken })
 }
@@ -203,7 +204,11 @@ fn summary(total: &BatchReport, first_seed: u64, took: Duration) -> Summary {
         outcomes: total.outcomes.clone(),
         injected: named(&total.injected),
         held: total.held.iter().map(|(invariant, runs)| (invariant.id(), *runs)).collect(),
-        peaks: total.peaks.iter().map(|(name, (highest, bound))| (*name, Peak { highest: *highest, bound: *bound })).collect(),
+        peaks: total
+            .peaks
+            .iter()
+            .map(|(name, (highest, bound))| (*name, Peak { highest: *highest, bound: *bound }))
+            .collect(),
         lacks: total.lacks.clone(),
         failures: total.failures,
         failed: total
@@ -247,7 +252,10 @@ fn text(summary: &Summary) -> String {
         out.push_str(&format!("LACKS  {lack}\n"));
     }
     for failed in &summary.failed {
-        out.push_str(&format!("BROKEN {}: {}\n    okno-chaos sim --run '{}' --trace\n", failed.check, failed.detail, failed.run));
+        out.push_str(&format!(
+            "BROKEN {}: {}\n    okno-chaos sim --run '{}' --trace\n",
+            failed.check, failed.detail, failed.run
+        ));
         if let Some(smallest) = &failed.smallest {
             out.push_str(&format!("    smallest: okno-chaos sim --run '{smallest}' --trace\n"));
         }

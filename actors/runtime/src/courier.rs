@@ -298,8 +298,7 @@ impl Courier {
             }
             Answer::Quarantined(_) => {
                 if let Some(pair) = self.pairs.get_mut(&pair_key) {
-                    pair.head =
-                        if pair.moved { Head::Ready { at: now + DEFERRED_MS } } else { Head::Parked };
+                    pair.head = if pair.moved { Head::Ready { at: now + DEFERRED_MS } } else { Head::Parked };
                 }
                 return;
             }

@@ -90,11 +90,7 @@ pub fn examine(history: &History) -> Examined {
 }
 
 /// Every entity by itself. How many there are, and of how many nothing could be said.
-fn linearizable(
-    history: &History,
-    requests: &Requests<'_>,
-    breaches: &mut Vec<Breach>,
-) -> (usize, usize) {
+fn linearizable(history: &History, requests: &Requests<'_>, breaches: &mut Vec<Breach>) -> (usize, usize) {
     let mut entities: BTreeMap<&Entity, Vec<&Effect<'_>>> = BTreeMap::new();
     for effect in &requests.effects {
         entities.entry(effect.entity()).or_default().push(effect);
@@ -203,10 +199,7 @@ fn out_of_order(effects: &[&Effect<'_>]) -> Option<String> {
                 highest = Some(end);
             }
         }
-        let absent = matches!(
-            effect.outcome,
-            Some(Outcome::Done { reply: Reply::Read(Seen::Absent), .. })
-        );
+        let absent = matches!(effect.outcome, Some(Outcome::Done { reply: Reply::Read(Seen::Absent), .. }));
         // Whoever wrote the history may not know indexes.
         if effect.index() == 0 && !absent {
             continue;

@@ -95,7 +95,8 @@ impl<'a> Requests<'a> {
             Outcome::NotApplied(_) | Outcome::Unknown(_) => false,
         };
         let late = operation.late.iter().map(|late| &late.outcome);
-        if let Some(outcome) = std::iter::once(&operation.outcome).chain(late).find(|outcome| wrong(outcome)) {
+        if let Some(outcome) = std::iter::once(&operation.outcome).chain(late).find(|outcome| wrong(outcome))
+        {
             self.contradictions.push(format!("{} must be {reason} and is {outcome:?}", show(operation)));
         }
     }
@@ -158,14 +159,15 @@ impl<'a> Requests<'a> {
                     }
                 }
                 Outcome::NotApplied(reason) => {
-                    if let Some(late) = call.late.iter().find(|late| matches!(late.outcome, Outcome::Done { .. }))
+                    if let Some(late) =
+                        call.late.iter().find(|late| matches!(late.outcome, Outcome::Done { .. }))
                     {
                         let told = format!("{} is not applied ({reason})", show(call));
                         self.contradictions.push(format!("{told} and told {:?}", late.outcome));
                     }
                 }
                 Outcome::Done { .. } | Outcome::Unknown(_) => {
-                    let effect = open.get_or_insert_with(|| Effect {
+                    let effect = open.get_or_insert(Effect {
                         operation: call,
                         begun: call.begun,
                         ended: None,

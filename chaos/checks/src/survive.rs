@@ -53,8 +53,12 @@ struct Told<'r, 'a> {
 impl<'r, 'a> Told<'r, 'a> {
     fn of(requests: &'r Requests<'a>) -> Self {
         let effects = &requests.effects;
-        let mut told =
-            Self { effects, documents: BTreeMap::new(), removed: BTreeSet::new(), by_entity: BTreeMap::new() };
+        let mut told = Self {
+            effects,
+            documents: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            by_entity: BTreeMap::new(),
+        };
         for effect in effects {
             told.by_entity.entry(effect.entity()).or_default().push(effect);
             match effect.call() {
@@ -147,7 +151,10 @@ impl<'r, 'a> Told<'r, 'a> {
                     breaches.push(if here().any(|effect| effect.doubtful) {
                         (Invariant::UnknownResolves, format!("{text} was refused in the end and is there"))
                     } else {
-                        (Invariant::NothingUnasked, format!("{text} was refused, not applied or never asked for"))
+                        (
+                            Invariant::NothingUnasked,
+                            format!("{text} was refused, not applied or never asked for"),
+                        )
                     });
                 }
                 if let Some((other, before)) = seen.insert(reference, (id, *number)) {

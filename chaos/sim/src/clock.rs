@@ -4,7 +4,7 @@
 pub const START_MS: i64 = 1_772_420_400_000;
 
 /// Invariant: monotonic time never goes back; wall time does whatever faults make it do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Clock {
     /// Beyond true time.
     pub offset_ms: i64,
@@ -13,12 +13,6 @@ pub struct Clock {
     /// True time at which the drift began, and what it came to before.
     since_us: u64,
     gained_us: i64,
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { offset_ms: 0, drift_ppm: 0, since_us: 0, gained_us: 0 }
-    }
 }
 
 impl Clock {

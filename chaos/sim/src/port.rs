@@ -16,17 +16,9 @@ pub enum Action {
     /// Sends one attempt of a command to a node. The simulated network may lose or delay it on either way, for as
     /// long as it likes, but never doubles it: a connection carries a request once, and only the client's own
     /// retry, with a higher attempt number, comes a second time (rule 2).
-    Command {
-        attempt: AttemptId,
-        node: NodeId,
-        request: Box<CommandRequest>,
-    },
+    Command { attempt: AttemptId, node: NodeId, request: Box<CommandRequest> },
     /// A linearizable read at a node: ReadIndex, then `read` on a view of that node's own store.
-    Read {
-        attempt: AttemptId,
-        node: NodeId,
-        query: Box<dyn Query>,
-    },
+    Read { attempt: AttemptId, node: NodeId, query: Box<dyn Query> },
     /// Be woken at this virtual time.
     Wake { at_us: u64 },
 }

@@ -5,7 +5,9 @@
 
 use super::{Op, works_in};
 use crate::{
-    history::{Call, Day, Office, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Setting, TicketName, TicketSeen},
+    history::{
+        Call, Day, Office, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Setting, TicketName, TicketSeen,
+    },
     linear::Model,
 };
 
@@ -193,7 +195,11 @@ impl<'a> QueueModel<'a> {
                     && all
                     && tickets.windows(2).all(|pair| pair[0].name < pair[1].name)
                     && tickets.iter().all(|seen| {
-                        state.tickets.iter().find(|ticket| ticket.is(&seen.name)).is_some_and(|own| own.shows(seen))
+                        state
+                            .tickets
+                            .iter()
+                            .find(|ticket| ticket.is(&seen.name))
+                            .is_some_and(|own| own.shows(seen))
                     })
             }
             Seen::Case(_) => false,
@@ -255,9 +261,10 @@ fn take<'a>(state: &State<'a>, day: Day, letter: char, priority: bool) -> Decisi
     next.last[place].1 += 1;
     let ticket = Ticket { day, letter, number: next.last[place].1, priority, place: Place::Waiting };
     // Without priority behind everybody of the day, with it behind those who have it.
-    let before = state.tickets.iter().filter(|other| {
-        other.day == day && other.place == Place::Waiting && (!priority || other.priority)
-    });
+    let before = state
+        .tickets
+        .iter()
+        .filter(|other| other.day == day && other.place == Place::Waiting && (!priority || other.priority));
     let ahead = u32::try_from(before.count()).unwrap_or(u32::MAX);
     next.tickets.push(ticket);
     Decision::Done(next, Seeing::Taken(ticket, ahead))
@@ -311,7 +318,9 @@ impl<'a> Model for QueueModel<'a> {
         for decision in self.decide(state, op) {
             let after = match (decision, op.seen) {
                 (Decision::Done(state, _), None) => state,
-                (Decision::Done(state, seeing), Some(Outcome::Done { reply, .. })) if seeing.is(reply) => state,
+                (Decision::Done(state, seeing), Some(Outcome::Done { reply, .. })) if seeing.is(reply) => {
+                    state
+                }
                 (Decision::Refused(reason), Some(Outcome::Refused(seen))) if reason == seen => state.clone(),
                 // Without an outcome a refusal is as if it never happened.
                 _ => continue,

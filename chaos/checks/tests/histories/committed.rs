@@ -63,7 +63,8 @@ fn a_history_survives_being_written() {
 
 #[test]
 fn the_shortest_broken_part_is_told() {
-    let (_, lost) = committed("bad").into_iter().find(|(name, _)| name == "lost-update").expect("it is committed");
+    let (_, lost) =
+        committed("bad").into_iter().find(|(name, _)| name == "lost-update").expect("it is committed");
     let examined = examine(&lost.history);
     let told = examined.verdicts.iter().find(|verdict| !verdict.held).map(|verdict| verdict.detail.clone());
     let told = told.expect("it is broken");

@@ -4,8 +4,8 @@
 use okno_checks::{
     examine::{Examined, examine},
     history::{
-        Call, CaseSeen, Entity, Final, History, Operation, Outcome, Reply, RequestId, Seen, Service, Setting, Stage,
-        Step,
+        Call, CaseSeen, Entity, Final, History, Operation, Outcome, Reply, RequestId, Seen, Service, Setting,
+        Stage, Step,
     },
 };
 use proptest::prelude::*;
@@ -29,16 +29,15 @@ struct Plan {
 }
 
 fn plans() -> impl Strategy<Value = Vec<Plan>> {
-    let plan = (0..12_u8, 1..6_u32, 0..400_u64, 0..400_u64, prop::bool::weighted(0.15), any::<bool>()).prop_map(
-        |(kind, number, before, behind, unknown, happened)| Plan {
+    let plan = (0..12_u8, 1..6_u32, 0..400_u64, 0..400_u64, prop::bool::weighted(0.15), any::<bool>())
+        .prop_map(|(kind, number, before, behind, unknown, happened)| Plan {
             kind,
             number,
             before,
             behind,
             unknown,
             happened,
-        },
-    );
+        });
     prop::collection::vec(plan, 1..60)
 }
 
@@ -71,7 +70,9 @@ impl Case {
     fn take(&mut self, call: &Call, index: u64) -> Outcome {
         let refused = |reason: &str| Outcome::Refused(reason.to_owned());
         let reply = match (call, self.stage) {
-            (Call::ReadCase, _) => return Outcome::Done { reply: Reply::Read(self.seen()), index: self.index },
+            (Call::ReadCase, _) => {
+                return Outcome::Done { reply: Reply::Read(self.seen()), index: self.index };
+            }
             (Call::OpenCase { .. }, None) => {
                 self.stage = Some(Stage::Draft);
                 Reply::Opened

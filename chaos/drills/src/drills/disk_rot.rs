@@ -75,11 +75,11 @@ struct Patient {
 #[derive(Clone, Copy, PartialEq)]
 enum Must {
     /// Before it takes part.
-    StopAtStart,
+    EndAtStart,
     /// At the latest when what is damaged is read: what nobody reads does no harm.
-    StopWhenRead,
+    EndWhenRead,
     /// It may also serve, on the data it has then: the final checks judge what.
-    StopOrServe,
+    ServeOrEnd,
 }
 
 async fn admit(bench: &mut Bench, plan: Plan, gently: bool) -> Patient {
@@ -120,7 +120,7 @@ async fn damage(
     let look = Look::begin(bench, node).await;
     bench.cluster().start_node(node);
     let mut fate = look.fate(bench, DECIDES_WITHIN).await;
-    if must == Must::StopWhenRead && matches!(fate, Fate::Serves) {
+    if must == Must::EndWhenRead && matches!(fate, Fate::Serves) {
         // What is read by nobody is read for a digest.
         let marker = bench.cluster().admin().call(proto::PlaceMarkerRequest { meta: None }).await;
         marker.expect("two nodes are enough for a marker");
@@ -129,9 +129,9 @@ async fn damage(
     let took_part =
         matches!(fate, Fate::Serves | Fate::Undecided { .. } | Fate::Quarantined { took_part: true, .. });
     let safe = match must {
-        Must::StopAtStart => fate.stopped() && !took_part,
-        Must::StopWhenRead => fate.stopped(),
-        Must::StopOrServe => fate.is_safe(),
+        Must::EndAtStart => fate.stopped() && !took_part,
+        Must::EndWhenRead => fate.stopped(),
+        Must::ServeOrEnd => fate.is_safe(),
     };
     bench.note(format!("{kind}: node {node} {fate}"));
     bench.check(Invariant::StopsWhenWrong, safe, format!("{done}: node {node} {fate}"));
@@ -175,19 +175,19 @@ fn name(path: &Path) -> String {
 
 async fn wal_rot(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "bit-flipped-in-the-middle-of-the-log", Must::StopAtStart, |bench, data| {
+    damage(bench, &patient, "bit-flipped-in-the-middle-of-the-log", Must::EndAtStart, |bench, data| {
         let (log, place) = (newest(data, Kind::WriteAheadLog), bench.rng.gen_range(0.3..0.6));
         let written = rot::written(&log);
         let offset = rot::flip_at(&log, (written as f64 * place) as u64, &mut bench.rng);
         format!("a bit flipped at {offset} of {written} bytes of {}", name(&log))
     })
     .await;
-    damage(bench, &patient, "bits-flipped-in-the-identity", Must::StopAtStart, |bench, data| {
+    damage(bench, &patient, "bits-flipped-in-the-identity", Must::EndAtStart, |bench, data| {
         let offsets = rot::flip_every(&data.join(rot::IDENTITY), IDENTITY_STEP_BYTES, &mut bench.rng);
         format!("bits flipped at {offsets:?} of the identity")
     })
     .await;
-    damage(bench, &patient, "bit-flipped-at-the-end-of-the-log", Must::StopOrServe, |bench, data| {
+    damage(bench, &patient, "bit-flipped-at-the-end-of-the-log", Must::ServeOrEnd, |bench, data| {
         let log = newest(data, Kind::WriteAheadLog);
         let written = rot::written(&log);
         let offset = rot::flip_at(&log, written.saturating_sub(bench.rng.gen_range(1..200)), &mut bench.rng);
@@ -202,7 +202,7 @@ const IDENTITY_STEP_BYTES: u64 = 64;
 
 async fn sst_rot(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), true).await;
-    damage(bench, &patient, "bits-flipped-in-every-table", Must::StopAtStart, |bench, data| {
+    damage(bench, &patient, "bits-flipped-in-every-table", Must::EndAtStart, |bench, data| {
         let tables = rot::files(data, Kind::Table);
         assert!(!tables.is_empty(), "an orderly end writes tables");
         for table in &tables {
@@ -214,7 +214,7 @@ async fn sst_rot(bench: &mut Bench) {
         format!("a bit flipped in each of {} tables", tables.len())
     })
     .await;
-    damage(bench, &patient, "bit-flipped-in-rows-of-entities", Must::StopWhenRead, |bench, data| {
+    damage(bench, &patient, "bit-flipped-in-rows-of-entities", Must::EndWhenRead, |bench, data| {
         let table = rot::tables_of(data, "entity").pop().expect("an orderly end writes the entities' table");
         // A table begins with its rows.
         let offset = rot::flip_at(&table, bench.rng.gen_range(100..4_000), &mut bench.rng);
@@ -226,30 +226,30 @@ async fn sst_rot(bench: &mut Bench) {
 
 async fn manifest_lost(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "manifest-removed", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "manifest-removed", Must::EndAtStart, |_, data| {
         let file = newest(data, Kind::Manifest);
         rot::remove(&file);
         format!("{} removed", name(&file))
     })
     .await;
-    damage(bench, &patient, "manifest-cut", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "manifest-cut", Must::EndAtStart, |_, data| {
         let file = newest(data, Kind::Manifest);
         rot::truncate(&file, rot::written(&file) / 2);
         format!("{} cut to half", name(&file))
     })
     .await;
-    damage(bench, &patient, "bit-flipped-in-the-manifest", Must::StopAtStart, |bench, data| {
+    damage(bench, &patient, "bit-flipped-in-the-manifest", Must::EndAtStart, |bench, data| {
         let file = newest(data, Kind::Manifest);
         let offset = rot::flip_at(&file, rot::written(&file) / 3, &mut bench.rng);
         format!("a bit flipped at {offset} of {}", name(&file))
     })
     .await;
-    damage(bench, &patient, "current-removed", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "current-removed", Must::EndAtStart, |_, data| {
         rot::remove(&newest(data, Kind::Current));
         "CURRENT removed".to_owned()
     })
     .await;
-    damage(bench, &patient, "current-wrong", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "current-wrong", Must::EndAtStart, |_, data| {
         std::fs::write(newest(data, Kind::Current), "MANIFEST-999999\n").expect("a stopped node's file");
         "CURRENT names a file that is not there".to_owned()
     })
@@ -259,14 +259,14 @@ async fn manifest_lost(bench: &mut Bench) {
 
 async fn wal_lost(bench: &mut Bench) {
     let patient = admit(bench, Plan::default(), false).await;
-    damage(bench, &patient, "log-cut", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "log-cut", Must::EndAtStart, |_, data| {
         let log = newest(data, Kind::WriteAheadLog);
         let written = rot::written(&log);
         rot::truncate(&log, written / 2);
         format!("{} cut to half of {written} bytes", name(&log))
     })
     .await;
-    damage(bench, &patient, "log-removed", Must::StopAtStart, |_, data| {
+    damage(bench, &patient, "log-removed", Must::EndAtStart, |_, data| {
         let logs = rot::files(data, Kind::WriteAheadLog);
         logs.iter().for_each(|log| rot::remove(log));
         format!("{} log files removed", logs.len())

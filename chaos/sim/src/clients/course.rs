@@ -78,6 +78,7 @@ impl Endpoints {
 
 /// What is asked.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one a client")]
 pub enum Ask {
     Command { command: AnyCommand, request: Uuid, hash: [u8; 32] },
     Read,

@@ -178,16 +178,20 @@ impl Population {
             }
         }
         if random.percent(workload.wrong) {
-            let used = settled.iter().find(|asked| {
-                matches!(self.operations[asked.operation].outcome, Outcome::Done { .. })
-            });
+            let used = settled
+                .iter()
+                .find(|asked| matches!(self.operations[asked.operation].outcome, Outcome::Done { .. }));
             let (subject, call, request) = match used {
                 Some(Asked { operation, ask: Ask::Command { request, .. }, .. }) if random.percent(60) => {
                     (self.operations[*operation].entity.clone(), Call::ReuseRequest, *request)
                 }
                 _ => {
                     let subject = self.beliefs.subjects().next()?;
-                    (subject, Call::MalformedRequest, uuid::Builder::from_random_bytes(random.bytes()).into_uuid())
+                    (
+                        subject,
+                        Call::MalformedRequest,
+                        uuid::Builder::from_random_bytes(random.bytes()).into_uuid(),
+                    )
                 }
             };
             // Queues take no documents: the entity is a case whatever it is called.
@@ -237,7 +241,8 @@ impl Population {
         let clients = self.clients.len();
         if self.clients[client].last_reads.is_none() {
             let share = self.beliefs.subjects().enumerate();
-            let share = share.filter(|(place, _)| place % clients == client).map(|(_, subject)| subject).collect();
+            let share =
+                share.filter(|(place, _)| place % clients == client).map(|(_, subject)| subject).collect();
             self.clients[client].last_reads = Some(share);
         }
         let subject = self.clients[client].last_reads.as_mut()?.pop_front()?;
@@ -415,4 +420,3 @@ fn hash_of(request: Uuid) -> [u8; 32] {
     hash[..16].copy_from_slice(request.as_bytes());
     hash
 }
-

@@ -3,8 +3,8 @@
 
 use crate::port::{Observed, Query};
 use okno_checks::history::{
-    Call, CaseSeen, Day, Entity as Subject, Final, Link, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Stage,
-    Step, TicketName, TicketSeen,
+    Call, CaseSeen, Day, Entity as Subject, Final, Link, Outcome, Phase, Purpose, QueueSeen, Reply, Seen,
+    Stage, Step, TicketName, TicketSeen,
 };
 use okno_domain::{
     case::{self, Case, LinkAnswer, State},
@@ -131,7 +131,9 @@ fn reply(any: AnyReply) -> Option<Reply> {
             case::Reply::None => return None,
         },
         AnyReply::Queue(reply) => match reply {
-            queue::Reply::Taken { ticket, ahead } => Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead },
+            queue::Reply::Taken { ticket, ahead } => {
+                Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead }
+            }
             queue::Reply::Ticket(ticket) => Reply::Ticket(ticket_seen(&ticket)),
             queue::Reply::None => return None,
         },
@@ -160,7 +162,11 @@ const fn stage(state: State) -> Option<Stage> {
 fn ticket_ref(name: &TicketName) -> TicketRef {
     let TicketName { day, number } = name;
     let part = |value: u32| i8::try_from(value).unwrap_or(0);
-    let date = jiff::civil::Date::new(i16::try_from(day / 10_000).unwrap_or(0), part(day / 100 % 100), part(day % 100));
+    let date = jiff::civil::Date::new(
+        i16::try_from(day / 10_000).unwrap_or(0),
+        part(day / 100 % 100),
+        part(day % 100),
+    );
     // Names come from answers; one that is no date names no ticket either.
     TicketRef { day: date.unwrap_or(jiff::civil::Date::MIN), number: number.clone() }
 }

@@ -3,7 +3,8 @@
 
 use super::{fixtures, random::Random};
 use okno_checks::history::{
-    Call, Entity as Subject, Operation, Outcome, Phase, Purpose, Reply, Seen, Stage, Step, TicketName, TicketSeen,
+    Call, Entity as Subject, Operation, Outcome, Phase, Purpose, Reply, Seen, Stage, Step, TicketName,
+    TicketSeen,
 };
 
 /// Tickets of one office that clients remember: the oldest are forgotten.
@@ -87,6 +88,12 @@ pub struct Beliefs {
 pub enum Wish {
     Open(Call),
     Of(Subject, Call),
+}
+
+impl Default for Beliefs {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Beliefs {
@@ -233,9 +240,9 @@ impl Beliefs {
         let window = if random.percent(2) { "99".to_owned() } else { window };
         let tickets = &self.offices[office].tickets;
         // What the window holds, as far as anybody knows, comes first: windows that are never freed call nobody.
-        let held = tickets.iter().find(|(_, phase)| {
-            matches!(phase, Phase::Called(at) | Phase::InService(at) if *at == window)
-        });
+        let held = tickets
+            .iter()
+            .find(|(_, phase)| matches!(phase, Phase::Called(at) | Phase::InService(at) if *at == window));
         let call = match held {
             Some((ticket, Phase::Called(_))) if random.percent(80) => {
                 let ticket = ticket.clone();
@@ -266,8 +273,7 @@ impl Beliefs {
     /// A case somebody asked for may exist, whatever the answer.
     pub fn heard_of(&mut self, id: &str) {
         if !self.cases.iter().any(|case| case.id == id) {
-            let case =
-                KnownCase { id: id.to_owned(), stage: None, documents: Vec::new(), requests_last: 0 };
+            let case = KnownCase { id: id.to_owned(), stage: None, documents: Vec::new(), requests_last: 0 };
             self.cases.push(case);
         }
     }
@@ -312,7 +318,9 @@ impl Beliefs {
                 let office = &mut self.offices[place];
                 match reply {
                     Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => office.put(ticket),
-                    Reply::Read(Seen::Queue(seen)) => seen.tickets.iter().for_each(|ticket| office.put(ticket)),
+                    Reply::Read(Seen::Queue(seen)) => {
+                        seen.tickets.iter().for_each(|ticket| office.put(ticket))
+                    }
                     _ => {}
                 }
             }
@@ -323,10 +331,7 @@ impl Beliefs {
 impl KnownCase {
     /// As far as anybody knows there is still something to do with it.
     const fn is_live(&self) -> bool {
-        !matches!(
-            self.stage,
-            Some(Stage::Issued | Stage::Withdrawn | Stage::Unclaimed | Stage::Archived)
-        )
+        !matches!(self.stage, Some(Stage::Issued | Stage::Withdrawn | Stage::Unclaimed | Stage::Archived))
     }
 }
 

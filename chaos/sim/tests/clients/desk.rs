@@ -5,7 +5,9 @@ use okno_domain::{
     case::Case,
     catalogue::Catalogue,
     directory::Directory,
-    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, Origin, Principal, Refusal, Send, TimerChange},
+    entity::{
+        Context, Decision, Entity, EntityRef, EventMeta, Kind, Origin, Principal, Refusal, Send, TimerChange,
+    },
     message::Message,
     queue::Queue,
     registry::{AnyCommand, AnyReply, Registered},
@@ -178,10 +180,11 @@ impl Desk {
             Seen::Case(case) => Some((id.clone(), case)),
             _ => None,
         });
-        let queues = self.now.queues.keys().filter_map(|id| match self.now.seen(&Subject::Queue(id.clone())) {
-            Seen::Queue(queue) => Some((id.clone(), queue)),
-            _ => None,
-        });
+        let queues =
+            self.now.queues.keys().filter_map(|id| match self.now.seen(&Subject::Queue(id.clone())) {
+                Seen::Queue(queue) => Some((id.clone(), queue)),
+                _ => None,
+            });
         vec![Final { node: 1, cases: cases.collect(), queues: queues.collect() }]
     }
 
@@ -198,7 +201,11 @@ impl Desk {
         if let Some((hash, result)) = self.remembered.get(&key).cloned()
             && !self.is(Fault::ForgetsRequests, 50)
         {
-            return if hash == request.hash { result } else { CallResult::Refused(refusal("REQUEST_ID_REUSED")) };
+            return if hash == request.hash {
+                result
+            } else {
+                CallResult::Refused(refusal("REQUEST_ID_REUSED"))
+            };
         }
         if self.random.percent(3) {
             return if self.fault == Some(Fault::NotAppliedTakesEffect) {
@@ -215,7 +222,9 @@ impl Desk {
         if self.is(Fault::RefusesFromTheFuture, 20) {
             // Decided on a state that does not come to be: as if somebody had withdrawn the case.
             let known = self.now.cases.get(&request.target.id).is_some_and(|(case, _)| case.exists());
-            if known && matches!(request.command, AnyCommand::Case(okno_domain::case::Command::AddDocument { .. })) {
+            if known
+                && matches!(request.command, AnyCommand::Case(okno_domain::case::Command::AddDocument { .. }))
+            {
                 return CallResult::Refused(refusal("CASE_CLOSED"));
             }
         }
@@ -241,7 +250,8 @@ impl Desk {
 
     fn decide(&mut self, request: &CommandRequest, now_ms: i64) -> CallResult {
         let this = &request.target;
-        let origin = Origin { principal: request.principal.clone(), workstation: request.workstation.clone() };
+        let origin =
+            Origin { principal: request.principal.clone(), workstation: request.workstation.clone() };
         let decided = match request.command.clone() {
             AnyCommand::Case(command) if this.kind == Kind::Case => {
                 let state = self.now.case(&this.id);
@@ -275,7 +285,13 @@ impl Desk {
         state.decide(command, &context)
     }
 
-    fn context<'a>(&'a self, this: &'a EntityRef, origin: &'a Origin, request_id: Uuid, now_ms: i64) -> Context<'a> {
+    fn context<'a>(
+        &'a self,
+        this: &'a EntityRef,
+        origin: &'a Origin,
+        request_id: Uuid,
+        now_ms: i64,
+    ) -> Context<'a> {
         Context { this, now_ms, origin, request_id, catalogue: &self.catalogue, directory: &self.directory }
     }
 
