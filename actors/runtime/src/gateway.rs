@@ -217,11 +217,35 @@ impl Gateway {
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let Some(payload) = course::encode(work, attempt, left_ms) else { return course::too_large() };
         self.0.counters.forwarded.fetch_add(1, Ordering::Relaxed);
-        match self.0.forwarder.forward(to, payload, deadline).await {
+        let answer = tokio::select! {
+            answer = self.0.forwarder.forward(to, payload, deadline) => answer,
+            // A leader that hangs holds its connections open: who leads now may be asked under the same id.
+            () = self.another_leads(to) => Err(ForwardError::Unknown),
+        };
+        match answer {
             Ok(bytes) => codec::decode_wire::<Answer>(&bytes)
                 .unwrap_or_else(|error| Answer::Unknown(format!("FORWARD_UNREADABLE: {error}"))),
             Err(ForwardError::NotSent) => Answer::NotApplied(Cause::NoLeader),
             Err(ForwardError::Unknown) => Answer::Unknown("FORWARD_LOST".into()),
+        }
+    }
+
+    /// Until somebody else than `former` is known to lead.
+    async fn another_leads(&self, former: NodeId) {
+        let mut roles = self.0.proposer.roles();
+        loop {
+            let another = match roles.borrow_and_update().role {
+                Role::Follower { leader: Some(leader) } => leader != former,
+                Role::Leader { ready } => ready,
+                Role::Follower { leader: None } | Role::Candidate => false,
+            };
+            if another {
+                return;
+            }
+            if roles.changed().await.is_err() {
+                // The node goes down, and the call with it: what was sent may still be answered.
+                std::future::pending::<()>().await;
+            }
         }
     }
 

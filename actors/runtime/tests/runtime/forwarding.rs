@@ -104,3 +104,49 @@ async fn calls_reach_the_leader() {
     follower.shutdown().await;
     leader.stop().await;
 }
+
+/// The first leader takes calls and never answers; the next one answers.
+struct Hangs {
+    next: Arc<dyn ForwardHandler>,
+    asked: tokio::sync::mpsc::UnboundedSender<NodeId>,
+}
+
+impl Forwarder for Hangs {
+    fn forward(
+        &self,
+        to: NodeId,
+        payload: Bytes,
+        _: Instant,
+    ) -> futures::future::BoxFuture<'static, Result<Bytes, ForwardError>> {
+        self.asked.send(to).expect("the test listens");
+        if to == 1 {
+            return Box::pin(std::future::pending());
+        }
+        let answer = self.next.handle(2, payload);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_hangs_is_not_waited_for_once_another_leads() {
+    let next = World::new();
+    let log = Node::start();
+    log.follow(1);
+    let (asked, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let wire = Arc::new(Hangs { next: next.runtime.forward_handler(), asked });
+    let forwarder: Arc<dyn Forwarder> = wire;
+    let follower = start(&log, settings(2), Arc::clone(&log), forwarder);
+
+    let mut call = next.call_as(&admin(), &probe("-h"), script("put a 1"));
+    // Nothing but the change of leader can end the wait while the test runs.
+    call.deadline = Instant::now() + Duration::from_secs(3_600);
+    let gateway = follower.gateway.clone();
+    let waiting = tokio::spawn(async move { gateway.call(call).await });
+    assert_eq!(seen.recv().await, Some(1));
+    log.follow(3);
+    let done = waiting.await.expect("no panic");
+    assert!(matches!(done, CallResult::Done { .. }), "{done:?}");
+    assert_eq!(seen.recv().await, Some(3));
+    follower.shutdown().await;
+    next.stop().await;
+}
