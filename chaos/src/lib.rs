@@ -12,6 +12,7 @@ use cli::{Cli, Command, Format};
 use okno_checks::invariants::Invariant;
 use output::Ending;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// The allocator production has, so that figures of the simulator mean something.
 #[global_allocator]
@@ -19,10 +20,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs the command line. Usage errors exit with 2, as clap does by itself.
 pub fn run() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
+    // Simulated nodes complain as real ones do, thousands of times a second: only who asks hears them.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let ended = match &Cli::parse().command {
         Command::Sim(args) => sim::run(args),
         Command::Drill(args) => drill::run(args),

@@ -234,7 +234,7 @@ fn counts<N: std::fmt::Display>(counts: impl Iterator<Item = (N, impl std::fmt::
 
 fn text(summary: &Summary) -> String {
     let mut out = format!(
-        "{} seeds from {}: {} steps (at least {} a seed), {:.0} virtual hours, in {:.1} s: {:.0} seeds a minute\n",
+        "{} seeds from {}: {} steps (at least {} a seed), {:.1} virtual hours, in {:.1} s: {:.0} seeds a minute\n",
         summary.seeds,
         summary.first_seed,
         summary.steps,
