@@ -19,7 +19,7 @@ FAULTY := --workspace --features okno-node/test-faults,okno-chaos/mutants --bin 
 # Drills that continuous integration runs: none needs root.
 DRILLS_CI := leader-lost kill-all leader-paused
 
-.PHONY: help setup build run test prove bench lint fmt deny faulty clean-dev
+.PHONY: help setup setup-drills build run test prove bench lint fmt deny faulty clean-dev
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -43,7 +43,10 @@ test: setup ## every test: units, scripts, properties, whole clusters, five minu
 	$(BIN)/okno-chaos sim --for 300s --seeds 500
 	$(BIN)/okno-chaos drill $(DRILLS_CI)
 
-prove: setup ## the whole proof: every mutant, 20,000 seeds, every drill (as root: some need it)
+setup-drills: ## install what the drills that need root call
+	@sh scripts/setup.sh drills
+
+prove: setup-drills ## the whole proof: every mutant, 20,000 seeds, every drill (as root: some need it)
 	cargo build $(PROFILE) --workspace --bins
 	cargo build $(PROFILE) $(FAULTY)
 	$(BIN)/okno-chaos mutants --drills

@@ -83,11 +83,10 @@ pub fn line(report: &DrillReport) -> String {
     text
 }
 
-/// Broken when one is; a run in which every drill was skipped proved nothing and is broken too.
+/// Held only when every drill asked for ran and held: one that was skipped has proved nothing.
 pub fn ending(reports: &[DrillReport]) -> Ending {
-    let broken = reports.iter().any(|report| report.verdict == Outcome::Broken);
-    let ran = reports.iter().any(|report| report.verdict == Outcome::Held);
-    if broken || !ran { Ending::Broken } else { Ending::Held }
+    let held = !reports.is_empty() && reports.iter().all(|report| report.verdict == Outcome::Held);
+    if held { Ending::Held } else { Ending::Broken }
 }
 
 pub fn write_report(folder: &Path, reports: &[DrillReport]) -> anyhow::Result<()> {

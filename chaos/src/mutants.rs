@@ -77,8 +77,11 @@ mod planted {
     struct Row {
         mutant: &'static str,
         caught: bool,
-        /// The first seed that caught it, and the checks it broke.
+        /// The first seed that caught it, its run as `sim --run` takes it, and the checks it broke.
         seed: Option<u64>,
+        run: Option<String>,
+        /// The same run without the fault.
+        holds_without: bool,
         seeds_run: u64,
         checks: Vec<String>,
         detail: String,
@@ -193,13 +196,24 @@ mod planted {
         });
         planted::choose(None);
         let found = found.into_inner().expect("a run that panics is a report").pop_first();
+        // What fails without the fault too has not caught it.
+        let holds_without = found.as_ref().is_some_and(|(_, report)| {
+            Run::new(Config { mutant: None, ..report.config.clone() }).execute().failure.is_none()
+        });
         let (checks, detail) = found.as_ref().map_or_else(Default::default, |(_, report)| {
             let failure = report.failure.as_ref().expect("only runs that failed are kept");
-            (vec![failure.id().to_owned()], failure.detail.clone())
+            let mut checks = vec![failure.id().to_owned()];
+            let others =
+                report.verdicts.iter().filter(|verdict| !verdict.held && verdict.id.id() != checks[0]);
+            let others: Vec<String> = others.map(|verdict| verdict.id.id().to_owned()).collect();
+            checks.extend(others);
+            (checks, failure.detail.clone())
         });
         Row {
             mutant: mutant.name(),
-            caught: found.is_some(),
+            caught: found.is_some() && holds_without,
+            run: found.as_ref().map(|(_, report)| report.config.to_string()),
+            holds_without,
             seed: found.map(|(seed, _)| seed),
             seeds_run: ran.into_inner(),
             checks,

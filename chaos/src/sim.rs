@@ -63,6 +63,18 @@ pub fn run(args: &SimArgs) -> anyhow::Result<Ending> {
             return Ok(Ending::Usage);
         }
     };
+    if let Some(mutant) = template.mutant {
+        #[cfg(feature = "mutants")]
+        okno_sim::planted::choose(Some(mutant));
+        #[cfg(not(feature = "mutants"))]
+        {
+            output::warn(&format!(
+                "{} is not compiled into this program: run okno-chaos-mutants",
+                mutant.name()
+            ));
+            return Ok(Ending::Usage);
+        }
+    }
     if args.seed.is_some() || args.run.is_some() {
         return one(&template, args);
     }
@@ -171,7 +183,7 @@ fn story(config: &Config, report: &RunReport, same: bool) -> String {
         let word = if verdict.held { "held  " } else { "BROKEN" };
         out.push_str(&format!("{word} {:<24} {}\n", verdict.id.id(), verdict.detail));
     }
-    if let Some(failure) = report.failure.as_ref().filter(|failure| failure.invariant.is_none()) {
+    if let Some(failure) = report.failure.as_ref().filter(|_| report.verdicts.is_empty()) {
         out.push_str(&format!("BROKEN {}\n", failure.detail));
     }
     out

@@ -148,6 +148,9 @@ fn conclude(bench: &Bench, report: &mut DrillReport, mut problems: Vec<String>) 
     if report.acknowledged == 0 && problems.is_empty() {
         problems.push("no write was acknowledged: nothing was put to the test".to_owned());
     }
+    if report.lost + report.duplicated > 0 {
+        problems.push(format!("{} acknowledged writes lost, {} there twice", report.lost, report.duplicated));
+    }
     for (kind, _) in bench.injected.iter().filter(|(_, count)| **count == 0) {
         problems.push(format!("{kind} was to be injected and never happened"));
     }

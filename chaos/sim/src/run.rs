@@ -20,7 +20,7 @@ use std::{
 /// Why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The invariant that broke; `None`: something panicked outside every entity.
+    /// The invariant that broke; a panic outside every entity is one entity's trouble that was not its own.
     pub invariant: Option<Invariant>,
     pub detail: String,
 }
@@ -60,6 +60,7 @@ impl RunReport {
         (self.trace_hash, self.steps, self.virtual_ms) == (other.trace_hash, other.steps, other.virtual_ms)
             && self.outcomes == other.outcomes
             && self.injected == other.injected
+            && self.failure == other.failure
     }
 }
 
@@ -89,7 +90,7 @@ impl Run {
                 figures: Figures::default(),
                 peaks: Vec::new(),
                 verdicts: Vec::new(),
-                failure: Some(Failure { invariant: None, detail: panic }),
+                failure: Some(Failure { invariant: Some(Invariant::NeighboursUnharmed), detail: panic }),
                 trace: Vec::new(),
                 config,
             },

@@ -82,7 +82,9 @@ async fn malformed(bench: &mut Bench) {
 
 /// Whether a node's log tells of a panic.
 fn panicked(cluster: &Cluster) -> bool {
-    cluster.ids().into_iter().any(|node| cluster.log(node).contains("panicked at"))
+    // As the node's panic hook writes it: the message, and where.
+    let tells = |line: &str| line.contains("panicked") && line.contains("location");
+    cluster.ids().into_iter().any(|node| cluster.log(node).lines().any(tells))
 }
 
 fn payload(rng: &mut impl Rng, n: usize) -> Bytes {

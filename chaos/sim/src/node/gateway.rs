@@ -232,8 +232,17 @@ impl Live {
         waits
     }
 
-    /// The role has changed: who pauses for that looks again.
+    /// The role has changed: who pauses for that looks again, and who waits for a former leader does not any longer, though
+    /// what was sent there is still on its way (`Gateway::another_leads`).
     pub(super) fn calls_look_again(&mut self, w: &mut Core) {
+        let leads = match self.role.role {
+            Role::Follower { leader: Some(leader) } => usize::try_from(leader - 1).ok(),
+            Role::Leader { ready: true } => Some(self.ix),
+            Role::Follower { leader: None } | Role::Candidate | Role::Leader { ready: false } => None,
+        };
+        if let Some(leads) = leads {
+            self.forwards_end(w, |to| to != leads);
+        }
         let pausing: Vec<(u64, u32)> = self
             .gateway
             .calls
@@ -351,12 +360,16 @@ impl Live {
 
     /// The connection to this node is gone: what was sent on it is unknown.
     pub(super) fn forwards_lost(&mut self, w: &mut Core, node: usize) {
+        self.forwards_end(w, |to| to == node);
+    }
+
+    fn forwards_end(&mut self, w: &mut Core, ended: impl Fn(usize) -> bool) {
         let lost: Vec<u64> = self
             .gateway
             .calls
             .values()
             .filter_map(|call| match call.at {
-                At::Forwarded { to, id } if to == node => Some(id),
+                At::Forwarded { to, id } if ended(to) => Some(id),
                 _ => None,
             })
             .collect();
