@@ -151,7 +151,7 @@ impl Query {
 
     /// Catalogue and directory as applied.
     pub fn world(&self) -> Arc<World> {
-        self.worlds.current()
+        self.worlds.last()
     }
 
     /// A consistent view of this moment. It pins resources: hold it briefly.

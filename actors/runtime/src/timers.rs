@@ -102,6 +102,8 @@ pub struct Scanner {
     leading: bool,
     cursor: Option<TimerKey>,
     in_flight: BTreeSet<TimerKey>,
+    /// Of those in flight: a quarantine moved since, so that an answer that tells of one may be out of date.
+    moved: BTreeSet<TimerKey>,
     /// Not before this monotonic time.
     retries: BTreeMap<TimerKey, u64>,
     parked: BTreeSet<TimerKey>,
@@ -132,6 +134,7 @@ impl Scanner {
             leading: false,
             cursor: None,
             in_flight: BTreeSet::new(),
+            moved: BTreeSet::new(),
             retries: BTreeMap::new(),
             parked: BTreeSet::new(),
             more: false,
@@ -172,6 +175,7 @@ impl Scanner {
             }
             Event::Missed => self.start_over(),
             Event::QuarantineMoved => {
+                self.moved.clone_from(&self.in_flight);
                 if !self.parked.is_empty() {
                     self.start_over();
                 }
@@ -245,9 +249,14 @@ impl Scanner {
         if !self.in_flight.remove(&key) {
             return;
         }
+        let moved = self.moved.remove(&key);
         match answer {
             Answer::Done { .. } => self.figures.fired += 1,
             Answer::Gone => {}
+            // The end of the quarantine it tells of may have been heard of before.
+            Answer::Quarantined(_) if moved => {
+                self.retries.insert(key, now + RETRY_MS);
+            }
             Answer::Quarantined(_) => {
                 if self.parked.len() < PARKED_MAX {
                     self.parked.insert(key);

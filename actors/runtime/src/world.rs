@@ -72,32 +72,33 @@ impl Worlds {
         self.required.fetch_max(index, Ordering::AcqRel);
     }
 
-    /// The world, loaded again if one of its entities moved. A few milliseconds after a catalogue load, else
-    /// nothing. When storage cannot be read the old world is given: the next apply ends the process (rule 12).
-    pub fn current(&self) -> Arc<World> {
+    /// As [`Worlds::current`] for readers; what was last read when storage cannot be read any more.
+    pub fn last(&self) -> Arc<World> {
+        self.current().unwrap_or_else(|error| {
+            tracing::error!(%error, "catalogue and directory cannot be loaded");
+            self.current.load_full()
+        })
+    }
+
+    /// The world, loaded again if one of its entities moved. A few milliseconds after a catalogue load, else nothing.
+    /// An error: nothing may be decided here, because an older world would refuse what is right (rule 12).
+    pub fn current(&self) -> Result<Arc<World>, StorageError> {
         let world = self.current.load();
         let required = self.required.load(Ordering::Acquire);
         let Some(reader) = self.reader.as_ref().filter(|_| world.index < required) else {
-            return Arc::clone(&world);
+            return Ok(Arc::clone(&world));
         };
         let _one_at_a_time = self.loading.lock();
         let world = self.current.load_full();
         if world.index >= required {
-            return world;
+            return Ok(world);
         }
-        match load(reader) {
-            Ok(mut fresh) => {
-                // A view opened now has applied `required`, whatever the mark of an idle batch says.
-                fresh.index = fresh.index.max(required);
-                let fresh = Arc::new(fresh);
-                self.current.store(Arc::clone(&fresh));
-                fresh
-            }
-            Err(error) => {
-                tracing::error!(%error, "catalogue and directory cannot be loaded");
-                world
-            }
-        }
+        let mut fresh = load(reader)?;
+        // A view opened now has applied `required`, whatever the mark of an idle batch says.
+        fresh.index = fresh.index.max(required);
+        let fresh = Arc::new(fresh);
+        self.current.store(Arc::clone(&fresh));
+        Ok(fresh)
     }
 }
 

@@ -74,6 +74,8 @@ pub enum CellOutput {
     NotNow(Cause),
     /// Panicked, or broke a law of the domain contract. The cell is of no use any more.
     Failed { reason: String },
+    /// What every decision rests on cannot be read here: this node must not decide (rule 12).
+    Blind { reason: String },
 }
 
 /// What surrounds every cell of a node.
@@ -159,7 +161,10 @@ impl<E: Registered> Cell<E> {
 
     fn step(&mut self, input: &CellInput, env: &CellEnv) -> CellOutput {
         let now_ms = input.stamp_ms.max(self.last_ms);
-        let world = env.worlds.current();
+        let world = match env.worlds.current() {
+            Ok(world) => world,
+            Err(error) => return CellOutput::Blind { reason: format!("catalogue or directory: {error}") },
+        };
         match &*input.work {
             Work::Call(call) => {
                 let Ok(command) = E::command_from(call.command.clone()) else {

@@ -298,6 +298,10 @@ impl<H> Shard<H> {
                 }
             }
             CellOutput::NotNow(cause) => self.answer(item, Answer::NotApplied(cause), fx),
+            CellOutput::Blind { reason } => {
+                self.answer(item, Answer::NotApplied(Cause::Closed), fx);
+                fx.push(Effect::Fatal(reason));
+            }
             CellOutput::Failed { reason } => {
                 self.panicked(&key, &reason, now, fx);
                 self.answer(item, Answer::NotApplied(Cause::EntityFailed), fx);

@@ -140,6 +140,18 @@ fn failures_are_tried_again_and_quarantines_park() {
     assert_eq!(bench.on(Event::QuarantineMoved), [fires(&parked)]);
 }
 
+/// The end of a quarantine applies with the commit it fenced, and is heard of first.
+#[test]
+fn an_answer_older_than_the_end_of_a_quarantine_does_not_park() {
+    let mut bench = Bench::new();
+    let timer = key(10, 1);
+    bench.set(&timer);
+    assert_eq!(bench.pass(20), [fires(&timer)]);
+    assert_eq!(bench.on(Event::QuarantineMoved), []);
+    assert_eq!(bench.on(Event::Fired(timer.clone(), Answer::Quarantined("lifted since".into()))), []);
+    assert_eq!(bench.pass(5_000), [fires(&timer)], "tried again, not parked for ever");
+}
+
 #[test]
 fn timers_under_way_are_bounded() {
     let mut bench = Bench::new();
