@@ -46,6 +46,32 @@ pub struct DrillReport {
     pub took_ms: u64,
 }
 
+impl DrillReport {
+    /// Of a drill that has done nothing yet, and is broken until it shows otherwise.
+    pub fn begin(name: &str, faults: &[u32], seed: u64, scenario: String, expected: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            faults: faults.to_vec(),
+            seed,
+            verdict: Outcome::Broken,
+            scenario,
+            expected: expected.to_owned(),
+            acknowledged: 0,
+            lost: 0,
+            duplicated: 0,
+            downtime_ms: None,
+            redundancy_ms: None,
+            errors: BTreeMap::new(),
+            injected: BTreeMap::new(),
+            invariants: Vec::new(),
+            figures: BTreeMap::new(),
+            timeline: Timeline::default(),
+            explanation: String::new(),
+            took_ms: 0,
+        }
+    }
+}
+
 /// What the page draws.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Timeline {

@@ -7,7 +7,7 @@
 
 use crate::harness::POLL;
 use okno_checks::invariants::{Invariant, Verdict};
-use okno_checks::report::{DrillReport, Mark, Outcome, Timeline};
+use okno_checks::report::{DrillReport, Mark, Outcome};
 use okno_client::{CallOptions, Client, Context, Problem, v1 as proto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -329,27 +329,13 @@ impl Course {
         let probes = Arc::new(Mutex::new(Probes::default()));
         let reads = tokio::spawn(probe(live.client.clone(), Arc::clone(&probes)));
         let watch = tokio::spawn(watch(live.client.clone(), live.endpoints, Arc::clone(&probes)));
-        let report = DrillReport {
-            name: name.to_owned(),
-            faults: vec![if name == "leader-transfer" { 29 } else { 1 }],
-            seed: 0,
-            verdict: Outcome::Broken,
-            scenario: format!("On the running cluster {}: {about}.", live.cluster),
-            expected: "Reads go on, at most one node leads a term, and all members hold the same in the end."
-                .into(),
-            acknowledged: 0,
-            lost: 0,
-            duplicated: 0,
-            downtime_ms: None,
-            redundancy_ms: None,
-            errors: BTreeMap::new(),
-            injected: BTreeMap::new(),
-            invariants: Vec::new(),
-            figures: BTreeMap::new(),
-            timeline: Timeline::default(),
-            explanation: String::new(),
-            took_ms: 0,
-        };
+        let report = DrillReport::begin(
+            name,
+            &[if name == "leader-transfer" { 29 } else { 1 }],
+            0,
+            format!("On the running cluster {}: {about}.", live.cluster),
+            "Reads go on, at most one node leads a term, and all members hold the same in the end.",
+        );
         Self { began: Instant::now(), report, probes, tasks: vec![reads, watch] }
     }
 

@@ -9,7 +9,7 @@ use crate::harness::cluster;
 use crate::{Options, cleanup, finish};
 use futures::FutureExt;
 use okno_checks::invariants::{Invariant, Verdict};
-use okno_checks::report::{DrillReport, Outcome, Timeline};
+use okno_checks::report::{DrillReport, Outcome};
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -73,26 +73,7 @@ pub fn run(drills: &[&Drill], options: &Options, mut tell: impl FnMut(Progress<'
 }
 
 fn blank(drill: &Drill, options: &Options) -> DrillReport {
-    DrillReport {
-        name: drill.name.to_owned(),
-        faults: drill.faults.to_vec(),
-        seed: options.seed,
-        verdict: Outcome::Broken,
-        scenario: drill.scenario.to_owned(),
-        expected: drill.expected.to_owned(),
-        acknowledged: 0,
-        lost: 0,
-        duplicated: 0,
-        downtime_ms: None,
-        redundancy_ms: None,
-        errors: BTreeMap::new(),
-        injected: BTreeMap::new(),
-        invariants: Vec::new(),
-        figures: BTreeMap::new(),
-        timeline: Timeline::default(),
-        explanation: String::new(),
-        took_ms: 0,
-    }
+    DrillReport::begin(drill.name, drill.faults, options.seed, drill.scenario.to_owned(), drill.expected)
 }
 
 fn run_one(drill: &Drill, options: &Options) -> DrillReport {
