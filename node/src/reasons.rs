@@ -3,6 +3,8 @@
 //! Those of the domain stand in `okno_domain::refusal`, those of the runtime in `okno_runtime::REASONS`. A code is
 //! part of the public interface: stable, and never given another meaning.
 
+use crate::observability::alarms::KINDS;
+
 /// Code, gRPC code, meaning.
 pub const REASONS: &[(&str, &str, &str)] = &[
     (
@@ -75,6 +77,7 @@ pub const REASONS: &[(&str, &str, &str)] = &[
 
 /// Kinds of notices and what they tell.
 pub const NOTICES: &[(&str, &str)] = &[
+    ("ALARM_OVER", "an alarm that was told is over"),
     ("LEADER_CHANGED", "another node leads"),
     ("LEADER_KNOWN", "a leader is known again"),
     ("MEMBER_DOWN", "a node cannot be reached from the one that tells it; stands until it is back"),
@@ -99,6 +102,18 @@ pub fn markdown() -> String {
     text.push_str("\n| Notice | Tells |\n|---|---|\n");
     for (kind, meaning) in NOTICES {
         let _ = writeln!(text, "| `{kind}` | {meaning} |");
+    }
+    text.push_str(
+        "\n| Alarm | Severity | Told to workstations | Runbook | For people |\n|---|---|---|---|---|\n",
+    );
+    for row in KINDS {
+        let (kind, severity, runbook) = (row.kind, row.severity.name(), row.runbook);
+        let told = if row.tell { "yes" } else { "" };
+        let _ = writeln!(
+            text,
+            "| `{kind}` | {severity} | {told} | [{runbook}](runbooks/{runbook}.md) | {} |",
+            row.text_ru
+        );
     }
     text
 }

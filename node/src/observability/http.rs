@@ -3,7 +3,10 @@
 //! Live: the process does its work; if not, systemd should start it again. Ready: clients may be sent here. With
 //! `?verbose` every check is listed with its reason.
 
-use super::{alarms::Alarms, metrics::Metrics};
+use super::{
+    alarms::{Alarms, KINDS, Standing},
+    metrics::Metrics,
+};
 use axum::{
     Router,
     extract::{RawQuery, State},
@@ -53,10 +56,15 @@ pub fn router(ops: Arc<Ops>) -> Router {
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     let mut text = ops.metrics.render();
-    let alarms = ops.alarms.list();
-    let _ = writeln!(text, "# TYPE okno_alarms gauge\nokno_alarms {}", alarms.len());
-    for (name, _) in alarms {
-        let _ = writeln!(text, "okno_alarm{{name=\"{name}\"}} 1");
+    let standing = ops.alarms.list();
+    // Every kind, so that an alert sees the end of an alarm as well; kinds that are made up are not labels.
+    text.push_str(
+        "# HELP okno_alarm Whether an alarm of this kind stands on this node\n# TYPE okno_alarm gauge\n",
+    );
+    for row in KINDS {
+        let stands = standing.iter().any(|one| one.alarm.kind == row.kind);
+        let (kind, severity) = (row.kind, row.severity.name());
+        let _ = writeln!(text, "okno_alarm{{kind=\"{kind}\",severity=\"{severity}\"}} {}", u8::from(stands));
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
@@ -84,8 +92,8 @@ fn report(checks: &Checks, alarms: &Alarms, query: Option<&str>) -> Response {
         }
     }
     if verbose {
-        for (name, alarm) in alarms.list() {
-            let _ = writeln!(text, "[!] alarm {name}: {}", alarm.reason);
+        for Standing { alarm, .. } in alarms.list() {
+            let _ = writeln!(text, "[!] alarm {}: {}", alarm.kind, alarm.reason);
         }
     }
     if failed == 0 {
@@ -110,12 +118,12 @@ mod tests {
     #[tokio::test]
     async fn checks_are_named_with_their_reasons() {
         let alarms = Alarms::default();
-        alarms.raise("tls-clients-files", "bad file");
+        alarms.raise(("TLS_CLIENTS_FILES", "bad file"));
         let mut checks = Checks::default();
         checks.add("phase", Box::new(|| Ok(())));
         assert_eq!(text(report(&checks, &alarms, None)).await, (StatusCode::OK, "ok\n".into()));
         let (_, verbose) = text(report(&checks, &alarms, Some("verbose"))).await;
-        assert_eq!(verbose, "[+] phase ok\n[!] alarm tls-clients-files: bad file\nok\n");
+        assert_eq!(verbose, "[+] phase ok\n[!] alarm TLS_CLIENTS_FILES: bad file\nok\n");
         checks.add("leader", Box::new(|| Err("none is known".into())));
         let (status, failing) = text(report(&checks, &alarms, None)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);

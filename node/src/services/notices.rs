@@ -1,12 +1,12 @@
 //! What people at the workplaces must learn about the cluster (R-R1, R-R4): told to every attached workstation and
 //! to whoever watches notices. Each node tells what it sees itself, so notices arrive without a leader too.
 
-use crate::observability::alarms::Alarms;
+use crate::observability::alarms::{Alarms, KINDS, Severity, Standing, kinds};
 use okno_cluster::{ClusterHandle, ClusterStatus, NodePhase, api::Role};
 use okno_proto::v1;
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 /// Notices a slow reader may be behind before it is given the standing ones again.
 const BEHIND_MAX: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Kind of the notice that a told alarm is over.
+const ALARM_OVER: &str = "ALARM_OVER";
 
 /// The node's notices. Invariant: `standing` holds the conditions that hold now, by their key.
 pub struct Notices {
@@ -101,17 +103,15 @@ pub async fn follow(
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut leader = None;
+    let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             _ = look.tick() => {}
         }
         let status = cluster.status();
-        if status.alarms.is_empty() {
-            alarms.clear("cluster");
-        } else {
-            alarms.raise("cluster", &status.alarms.join("; "));
-        }
+        follow_cluster(&status, &alarms);
+        tell_alarms(&alarms, &mut told, &notices);
         leader = compare(&status, leader, &notices);
     }
     notices.raise(
@@ -123,6 +123,73 @@ pub async fn follow(
             english: "the node is going down: attach to another".into(),
         },
     );
+}
+
+/// What the cluster part sees becomes alarms of this node.
+fn follow_cluster(status: &ClusterStatus, alarms: &Alarms) {
+    const FOLLOWED: [&str; 3] = [kinds::CLOCK_DEVIATES, kinds::HASH_DIFFERS, kinds::HASH_TIE];
+    for kind in FOLLOWED {
+        let words: Vec<&str> = status
+            .alarms
+            .iter()
+            .map(|text| kinds::of_text(text))
+            .filter_map(|(row, words)| row.filter(|row| row.kind == kind).map(|_| words))
+            .collect();
+        alarms.set(kind, (!words.is_empty()).then(|| words.join("; ")));
+    }
+    let away: Vec<String> = status
+        .members
+        .iter()
+        .filter(|member| member.id != status.node_id && !member.connected)
+        .map(|member| member.id.to_string())
+        .collect();
+    alarms.set(
+        kinds::MEMBER_DOWN,
+        (!away.is_empty()).then(|| format!("cannot be reached: node {}", away.join(", "))),
+    );
+    let quarantined = match &status.phase {
+        NodePhase::Quarantined { reason, remedy } => Some(format!("{reason}. {remedy}")),
+        _ => None,
+    };
+    alarms.set(kinds::NODE_QUARANTINED, quarantined);
+    let leaderless = matches!(status.role, Role::Candidate | Role::Follower { leader: None });
+    alarms.set(kinds::NO_LEADER, leaderless.then(|| "no leader is known to this node".to_owned()));
+}
+
+/// Tells workstations of alarms that people must know; `told` are the kinds whose notice stands.
+fn tell_alarms(alarms: &Alarms, told: &mut BTreeSet<&'static str>, notices: &Notices) {
+    let standing = alarms.list();
+    for row in KINDS.iter().filter(|row| row.tell) {
+        let key = format!("alarm-{}", row.kind);
+        let found = standing.iter().find(|one| one.alarm.kind == row.kind);
+        match found {
+            Some(Standing { alarm, .. }) if told.insert(row.kind) => {
+                let severity = match alarm.severity {
+                    Severity::Warning => v1::Severity::Warning,
+                    Severity::Alarm => v1::Severity::Alarm,
+                };
+                notices.raise(
+                    &key,
+                    &Words {
+                        severity,
+                        kind: row.kind,
+                        russian: alarm.text_ru.clone(),
+                        english: alarm.reason.clone(),
+                    },
+                );
+            }
+            None if told.remove(row.kind) => notices.clear(
+                &key,
+                &Words {
+                    severity: v1::Severity::Info,
+                    kind: ALARM_OVER,
+                    russian: format!("Снято: {}", row.text_ru),
+                    english: format!("over: {}", row.kind),
+                },
+            ),
+            _ => {}
+        }
+    }
 }
 
 /// Tells the difference between the last look and this one; returns the leader known.
@@ -235,6 +302,38 @@ mod tests {
             level: 1,
             alarms: Vec::new(),
         }
+    }
+
+    #[test]
+    fn alarms_people_must_know_are_told_with_their_end() {
+        let (alarms, notices, mut told) = (Alarms::default(), Notices::default(), BTreeSet::new());
+        let (_, mut heard) = notices.subscribe();
+        alarms.raise((kinds::DISK_FULL, "3 % free"));
+        alarms.raise((kinds::BACKUP_OVERDUE, "30 h"));
+        tell_alarms(&alarms, &mut told, &notices);
+        tell_alarms(&alarms, &mut told, &notices);
+        assert_eq!(notices.subscribe().0.len(), 1, "it stands for whoever attaches later");
+        alarms.clear(kinds::DISK_FULL);
+        tell_alarms(&alarms, &mut told, &notices);
+        let mut kinds = Vec::new();
+        while let Ok(notice) = heard.try_recv() {
+            kinds.push(notice.kind);
+        }
+        assert_eq!(kinds, ["DISK_FULL", "ALARM_OVER"]);
+    }
+
+    #[test]
+    fn what_the_cluster_sees_becomes_alarms() {
+        let alarms = Alarms::default();
+        let mut seen = status(Role::Candidate, false);
+        seen.alarms = vec!["HASH_DIFFERS: node 3, rows at index 7".into()];
+        follow_cluster(&seen, &alarms);
+        let list = alarms.list();
+        let found: Vec<&str> = list.iter().map(|one| &*one.alarm.kind).collect();
+        assert_eq!(found, ["HASH_DIFFERS", "MEMBER_DOWN", "NO_LEADER"]);
+        assert_eq!(list[1].alarm.reason, "cannot be reached: node 2");
+        follow_cluster(&status(Role::Leader { ready: true }, true), &alarms);
+        assert!(alarms.list().is_empty(), "{:?}", alarms.list());
     }
 
     #[test]

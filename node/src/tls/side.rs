@@ -4,7 +4,10 @@ use super::{
     connection::Connections,
     material::{Material, TlsError},
 };
-use crate::{observability::alarms::Alarms, settings::TlsSection};
+use crate::{
+    observability::alarms::{Alarms, kinds},
+    settings::TlsSection,
+};
 use arc_swap::ArcSwap;
 use rustls::{ServerConfig, pki_types::UnixTime};
 use std::{
@@ -94,7 +97,7 @@ impl Side {
     /// Reads the files again. Reads disks and checks signatures: call it off the network threads.
     pub fn reload(&self) -> Reload {
         let now = UnixTime::now();
-        let alarm = format!("tls-{}-files", self.name);
+        let alarm = if self.name == "clients" { kinds::TLS_CLIENTS_FILES } else { kinds::TLS_PEERS_FILES };
         let loaded = Material::load(&self.section).and_then(|material| {
             let old = self.in_force.load();
             if material.digest() == old.material.digest() {
@@ -110,12 +113,12 @@ impl Side {
         });
         let outcome = match loaded {
             Ok(None) => {
-                self.alarms.clear(&alarm);
+                self.alarms.clear(alarm);
                 Reload::Unchanged
             }
             Ok(Some((in_force, verifier))) => {
                 self.in_force.store(Arc::new(in_force));
-                self.alarms.clear(&alarm);
+                self.alarms.clear(alarm);
                 let closed = self.connections.recheck(verifier.as_ref(), now);
                 tracing::info!(side = self.name, closed, "certificates taken over");
                 Reload::Replaced { closed }
@@ -127,7 +130,7 @@ impl Side {
                     reason,
                     "new certificate files refused, the old ones stay in force"
                 );
-                self.alarms.raise(&alarm, &reason);
+                self.alarms.raise((alarm, reason.clone()));
                 Reload::Refused { reason }
             }
         };
@@ -140,20 +143,17 @@ impl Side {
         const NOTICE_SECONDS: i64 = 14 * 24 * 3600;
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let material = self.in_force.load().material.clone();
-        let lists = format!("tls-{}-revocation-lists", self.name);
-        match material.lists_expired(now).first() {
-            Some(path) => self.alarms.raise(
-                &lists,
-                &format!("{} has passed its next update: new connections are refused", path.display()),
-            ),
-            None => self.alarms.clear(&lists),
-        }
-        let own = format!("tls-{}-certificate", self.name);
+        let (lists, own) = match self.name {
+            "clients" => (kinds::TLS_CLIENTS_REVOCATION_LISTS, kinds::TLS_CLIENTS_CERTIFICATE),
+            _ => (kinds::TLS_PEERS_REVOCATION_LISTS, kinds::TLS_PEERS_CERTIFICATE),
+        };
+        let expired = material.lists_expired(now).first().map(|path| {
+            format!("{} has passed its next update: new connections are refused", path.display())
+        });
+        self.alarms.set(lists, expired);
         let left = material.not_after() - now;
-        if left < NOTICE_SECONDS {
-            self.alarms.raise(&own, &format!("our certificate ends in {} days", left.div_euclid(24 * 3600)));
-        } else {
-            self.alarms.clear(&own);
-        }
+        let near = left < NOTICE_SECONDS;
+        self.alarms
+            .set(own, near.then(|| format!("our certificate ends in {} days", left.div_euclid(24 * 3600))));
     }
 }

@@ -212,10 +212,10 @@ async fn a_reload_revokes_open_connections_and_bad_files_change_nothing() {
     assert!(refused(server.address, &revoked.section).await, "a revoked certificate does not come back");
 
     // An older list would bring it back; a broken file would lock everybody out. Neither is taken over.
-    let alarm = "tls-clients-files";
+    let alarm = "TLS_CLIENTS_FILES";
     ours.revoke(&[], 2 * HOUR, 24 * HOUR);
     assert!(matches!(server.side.reload(), Reload::Refused { reason } if reason.contains("older")));
-    assert!(server.alarms.list().iter().any(|(name, _)| name == alarm));
+    assert!(server.alarms.list().iter().any(|standing| standing.alarm.kind == alarm));
     std::fs::write(&section.certificate, "rubbish").expect("written");
     ours.revoke(&[revoked.serial], Duration::ZERO, 24 * HOUR);
     assert!(matches!(server.side.reload(), Reload::Refused { .. }));
@@ -234,7 +234,9 @@ async fn an_expired_list_lets_nobody_in_and_raises_an_alarm() {
     let mut section = ours.issue("server", &["okno://kuzbass/peer/1"], 1).section;
     section.revocation_lists = vec![ours.revoke(&[], 2 * HOUR, HOUR)];
     let server = server(&section, BOUNDS).await;
-    assert!(server.alarms.list().iter().any(|(name, _)| name == "tls-clients-revocation-lists"));
+    assert!(
+        server.alarms.list().iter().any(|standing| standing.alarm.kind == "TLS_CLIENTS_REVOCATION_LISTS")
+    );
     let good = ours.issue("good", &["okno://kuzbass/operator/good"], 2);
     assert!(refused(server.address, &good.section).await);
 }
