@@ -22,7 +22,9 @@ use crate::{
         raft_thread::RaftThread,
         system, watchdog,
     },
-    status::{ClusterStatus, MemberDigests, MemberStatus, NodePhase, TransferError},
+    status::{
+        ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus, NodePhase, TransferError,
+    },
     transport::{
         ForwardError, ForwardHandler, PeerConnector, Transport,
         grpc::{GrpcTransport, PeerService},
@@ -374,6 +376,20 @@ impl ClusterHandle {
     pub fn digest_report(&self) -> Vec<MemberDigests> {
         let peers = self.hub.peers.lock();
         self.members.iter().map(|m| peers.report(m.node_id)).collect()
+    }
+
+    /// What stands wrong with this node, told to the others with every gossip; what was said before is replaced.
+    pub fn set_alarms(&self, alarms: Vec<MemberAlarm>) {
+        *self.hub.own_alarms.lock() = alarms.into();
+    }
+
+    /// What stands wrong, by node: this one's, and what the others last said.
+    pub fn alarms(&self) -> Vec<MemberAlarms> {
+        let mut all = self.hub.peers.lock().alarms(self.hub.now_ms());
+        let alarms = self.hub.own_alarms.lock().to_vec();
+        all.push(MemberAlarms { node: self.hub.own, heard_ms_ago: 0, alarms });
+        all.sort_by_key(|said| said.node);
+        all
     }
 
     /// Hands leadership over, to the member named or to the one nearest. Returns who leads now, verified.

@@ -31,8 +31,8 @@ pub use handle::{Cluster, ClusterError, ClusterHandle, ClusterParts};
 pub use settings::{ClusterSettings, FEATURE_LEVEL};
 pub use shell::fatal::{Fatal, ProcessExit};
 pub use status::{
-    ClusterStatus, MemberDigests, MemberStatus, NodePhase, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD,
-    TransferError,
+    ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus, NodePhase, REMEDY_NEWER_PROGRAM,
+    REMEDY_REBUILD, TransferError,
 };
 pub use transport::{
     ConnectError, ForwardError, ForwardHandler, PeerConnector, PeerIdentity, Transport, grpc::PeerService,

@@ -39,6 +39,10 @@ pub const CHAIN_EVERY: u64 = 1_024;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Bytes of entries waiting for one peer.
 pub const PEER_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Alarms one member tells the others: kinds are few and fixed, so more are a fault of the speaker's.
+pub const ALARMS_MAX: usize = 64;
+/// Bytes of each text of an alarm that is told to other members: a sentence or two.
+pub const ALARM_TEXT_BYTES_MAX: usize = 1_024;
 /// Forwarded calls waiting for their answer, per peer and direction.
 pub const FORWARDS_MAX: usize = 16_384;
 /// A forwarded call's body: twice the largest client message.

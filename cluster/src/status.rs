@@ -82,6 +82,29 @@ pub struct ClusterStatus {
     pub alarms: Vec<String>,
 }
 
+/// A condition of one node that an operator must see until it is gone. Members tell each other theirs, so that any of
+/// them can answer for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAlarm {
+    /// Stable name, such as `DISK_LOW`.
+    pub kind: String,
+    /// 1: to be looked at; 2: something does not work; 3: service is at risk.
+    pub severity: u8,
+    /// Since when, on that node's clock.
+    pub since_ms: i64,
+    pub text_ru: String,
+    pub text_en: String,
+}
+
+/// What a member last said stands wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAlarms {
+    pub node: NodeId,
+    /// How long ago it said so, milliseconds; 0 for this node.
+    pub heard_ms_ago: u64,
+    pub alarms: Vec<MemberAlarm>,
+}
+
 /// A hash that must be the same on every member at this index (rule 15).
 pub type Point = (u64, [u8; 32]);
 

@@ -6,7 +6,7 @@ mod support;
 
 use bytes::Bytes;
 use okno_cluster::{
-    ForwardError, NodePhase, TransferError,
+    ForwardError, MemberAlarm, NodePhase, TransferError,
     api::{ProposalOutcome, Proposer, ReadError, Role, ShardNotice},
 };
 use okno_storage::{
@@ -97,6 +97,30 @@ async fn founds_orders_reads_forwards_and_hands_over() {
     assert_eq!(too_far, Err(ReadError::TimedOut));
     let chains: Vec<_> = nodes.iter().map(|n| n.handle.status().chain).collect();
     assert!(chains.windows(2).all(|w| w[0] == w[1]), "hash chains at equal index");
+
+    // What stands wrong with one is known to all.
+    let wrong = MemberAlarm {
+        kind: "DISK_LOW".into(),
+        severity: 2,
+        since_ms: 1_790_000_000_000,
+        text_ru: "мало места на диске".repeat(100),
+        text_en: "the disk is nearly full".into(),
+    };
+    nodes[0].handle.set_alarms(vec![wrong.clone()]);
+    let told = |n: &TestNode| n.handle.alarms().into_iter().find(|said| said.node == 1);
+    eventually("the alarm is told", || {
+        nodes.iter().all(|n| told(n).is_some_and(|said| said.alarms.len() == 1))
+    })
+    .await;
+    let heard = told(&nodes[1]).expect("just seen").alarms.remove(0);
+    assert_eq!((heard.kind, heard.severity, heard.since_ms), (wrong.kind, 2, wrong.since_ms));
+    assert_eq!(heard.text_en, wrong.text_en);
+    assert!(wrong.text_ru.starts_with(&heard.text_ru) && heard.text_ru.len() > 1_000, "cut to its bound");
+    nodes[0].handle.set_alarms(Vec::new());
+    eventually("the alarm is gone", || {
+        nodes.iter().all(|n| told(n).is_some_and(|said| said.alarms.is_empty()))
+    })
+    .await;
 
     // Forwarding.
     let (from, to) = ((l + 1) % 3, l);

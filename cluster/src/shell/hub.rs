@@ -21,7 +21,7 @@ use crate::{
         table::{Answers, Table},
     },
     settings::{ClusterSettings, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, READS_MAX},
-    status::{NodePhase, TransferError},
+    status::{MemberAlarm, NodePhase, TransferError},
     transport::{ForwardHandler, Gossip, Transport},
 };
 use okno_storage::state::StateReader;
@@ -129,6 +129,8 @@ pub struct Hub {
     transfers: Mutex<HashMap<u64, oneshot::Sender<Result<NodeId, TransferError>>>>,
     next_id: AtomicU64,
     pub alarms: Mutex<BTreeSet<String>>,
+    /// What the node says stands wrong with it; told to the other members.
+    pub own_alarms: Mutex<Arc<[MemberAlarm]>>,
     pub stopped: AtomicBool,
     pub intake_stopped: AtomicBool,
     /// The raft thread waits to hear how far apply is.
@@ -177,6 +179,7 @@ impl Hub {
             transfers: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(1),
             alarms: Mutex::new(BTreeSet::new()),
+            own_alarms: Mutex::default(),
             stopped: AtomicBool::new(false),
             intake_stopped: AtomicBool::new(false),
             applied_wanted: AtomicBool::new(false),
@@ -352,6 +355,7 @@ impl Hub {
             digest,
             quarantined: matches!(*self.phase.borrow(), NodePhase::Quarantined { .. }),
             pinned: self.members.lock().pinned(),
+            alarms: self.own_alarms.lock().clone(),
         }
     }
 

@@ -7,10 +7,13 @@ use crate::{
         agreement::{Agreement, Finding},
         clock::{ClockGuard, Verdict},
     },
-    status::{MemberDigests, Point},
+    status::{MemberAlarm, MemberAlarms, MemberDigests, Point},
     transport::Gossip,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Chain points told in one gossip: at full load some 1.3 s of them.
 const POINTS_TOLD: usize = 16;
@@ -23,6 +26,8 @@ pub struct Peers {
     newest_digest: BTreeMap<NodeId, Point>,
     applied: BTreeMap<NodeId, u64>,
     quarantined: BTreeSet<NodeId>,
+    /// When on our monotonic clock, and what.
+    alarms: BTreeMap<NodeId, (u64, Arc<[MemberAlarm]>)>,
 }
 
 /// A finding and what it is about.
@@ -42,6 +47,7 @@ impl Peers {
             newest_digest: BTreeMap::new(),
             applied: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            alarms: BTreeMap::new(),
         }
     }
 
@@ -54,6 +60,7 @@ impl Peers {
         } else {
             self.quarantined.remove(&from);
         }
+        self.alarms.insert(from, (now_ms, gossip.alarms.clone()));
         let mut found: Vec<_> = gossip.chains.iter().filter_map(|p| self.chain(from, *p)).collect();
         if let Some(point) = gossip.digest {
             found.extend(self.digest(from, point));
@@ -95,6 +102,17 @@ impl Peers {
 
     pub fn applied(&self, node: NodeId) -> Option<u64> {
         self.applied.get(&node).copied()
+    }
+
+    /// What members last said stands wrong with them, by node.
+    pub fn alarms(&self, now_ms: u64) -> Vec<MemberAlarms> {
+        let said = self.alarms.iter();
+        said.map(|(node, (at_ms, alarms))| MemberAlarms {
+            node: *node,
+            heard_ms_ago: now_ms.saturating_sub(*at_ms),
+            alarms: alarms.to_vec(),
+        })
+        .collect()
     }
 
     pub fn is_quarantined(&self, node: NodeId) -> bool {

@@ -9,11 +9,11 @@ pub mod link;
 pub mod queue;
 pub mod wire;
 
-use crate::api::NodeId;
+use crate::{api::NodeId, status::MemberAlarm};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use raft::eraftpb::Message;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 use uuid::Uuid;
 
 /// Who the certificate of an inbound connection names. The node's TLS layer puts it into the request's
@@ -103,6 +103,8 @@ pub struct Gossip {
     pub digest: Option<crate::status::Point>,
     pub quarantined: bool,
     pub pinned: bool,
+    /// What stands wrong with the speaker.
+    pub alarms: Arc<[MemberAlarm]>,
 }
 
 /// Why a receiver did not take a forwarded call.

@@ -1,7 +1,11 @@
 //! Between the types of this crate and those of `okno.peer.v1`. What comes in is untrusted: sizes are checked.
 
 use super::{Gossip, Hello, Refusal};
-use crate::{core::agreement::POINTS_KEPT, status::Point};
+use crate::{
+    core::agreement::POINTS_KEPT,
+    settings::{ALARM_TEXT_BYTES_MAX, ALARMS_MAX},
+    status::{MemberAlarm, Point},
+};
 use bytes::Bytes;
 use okno_proto::okno::peer::v1 as pb;
 use prost_raft::Message as _;
@@ -50,7 +54,33 @@ pub fn gossip_out(gossip: &Gossip, clock_ms: i64) -> pb::Gossip {
         digest: gossip.digest.as_ref().map(point_out),
         quarantined: gossip.quarantined,
         pinned: gossip.pinned,
+        alarms: gossip.alarms.iter().take(ALARMS_MAX).map(alarm_out).collect(),
     }
+}
+
+fn alarm_out(alarm: &MemberAlarm) -> pb::Alarm {
+    pb::Alarm {
+        kind: cut(&alarm.kind),
+        severity: u32::from(alarm.severity),
+        since_ms: alarm.since_ms,
+        text_ru: cut(&alarm.text_ru),
+        text_en: cut(&alarm.text_en),
+    }
+}
+
+fn alarm_in(alarm: &pb::Alarm) -> MemberAlarm {
+    MemberAlarm {
+        kind: cut(&alarm.kind),
+        severity: u8::try_from(alarm.severity).unwrap_or(1),
+        since_ms: alarm.since_ms,
+        text_ru: cut(&alarm.text_ru),
+        text_en: cut(&alarm.text_en),
+    }
+}
+
+/// A text of bounded length; what is longer ends in the middle of a sentence, not of a character.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(ALARM_TEXT_BYTES_MAX)].to_owned()
 }
 
 /// Points that are not hashes, and more than are ever sent, are left out.
@@ -62,6 +92,7 @@ pub fn gossip_in(gossip: &pb::Gossip) -> Gossip {
         digest: gossip.digest.as_ref().and_then(point_in),
         quarantined: gossip.quarantined,
         pinned: gossip.pinned,
+        alarms: gossip.alarms.iter().take(ALARMS_MAX).map(alarm_in).collect(),
     }
 }
 

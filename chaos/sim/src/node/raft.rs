@@ -317,6 +317,7 @@ impl Live {
             digest,
             quarantined: self.phase == Phase::Quarantined,
             pinned: self.members.pinned(),
+            alarms: Default::default(),
         };
         for to in 0..w.net.nodes() {
             if to == self.ix {
