@@ -119,6 +119,7 @@ pub fn init(plan: &InitPlan) -> Result<IdentityRecord, DataError> {
         synced_index: 0,
         live_directory: DATABASE.into(),
         sequence: 0,
+        later: Default::default(),
     };
     // Last: a directory without identity is not a node, so an interrupted init is seen.
     let identity = Identity::create(Box::new(FileIdentityMedium::new(directory.join("identity"))?), record)?;

@@ -164,6 +164,7 @@ pub fn stand_in(
         synced_index: 0,
         live_directory: String::new(),
         sequence: 0,
+        later: Default::default(),
     });
     let identity = Identity::create(Box::new(MemoryIdentity::default()), record)?;
     Ok((Arc::new(MemoryEngine::new()), identity))

@@ -41,6 +41,9 @@ pub(crate) mod kind {
     pub const TRUNCATED: u16 = 0xFF0D;
     pub const LOG_ENTRY: u16 = 0xFF0E;
     pub const IDENTITY: u16 = 0xFF0F;
+    pub const MEMBER_CHANGE: u16 = 0xFF10;
+    pub const MEMBERS: u16 = 0xFF11;
+    pub const MANIFEST: u16 = 0xFF12;
 }
 
 /// Size no payload passes: a commit, or a log entry around one, with room to spare. Bounds what a damaged

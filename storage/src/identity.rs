@@ -21,7 +21,7 @@ use uuid::Uuid;
 /// configuration of dozens of members.
 pub const SLOT_BYTES: usize = 8192;
 const SLOTS: usize = 2;
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// A member of the initial configuration, as given to `okno init`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Member {
     /// host:port other nodes reach it at.
     pub peer_address: String,
 }
+
+/// Generation of a cluster as it is founded.
+pub const FIRST_GENERATION: u64 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityRecord {
@@ -50,12 +53,39 @@ pub struct IdentityRecord {
     pub live_directory: String,
     /// Grows with every write; the larger valid slot counts.
     pub sequence: u64,
+    /// What only version 2 can say; as by default it is written in version 1, which earlier releases read.
+    pub later: Later,
+}
+
+/// The part of an identity that came with version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Later {
+    /// [`FIRST_GENERATION`] as founded; restore and forced recovery raise it. Part of every fencing token.
+    pub generation: u64,
+    /// h₀ of the chain, where it began in another cluster: a restored or recovered one continues the chain of the data
+    /// it was made of.
+    pub genesis: Option<[u8; 32]>,
+    /// Incarnations of members that joined after the founding, as first met: (node id, incarnation), ordered.
+    pub pins: Vec<(u64, Uuid)>,
+    /// Made to join a cluster that is there: the initial member list does not hold this node.
+    pub joined: bool,
+}
+
+impl Default for Later {
+    fn default() -> Self {
+        Self { generation: FIRST_GENERATION, genesis: None, pins: Vec::new(), joined: false }
+    }
 }
 
 impl IdentityRecord {
-    /// h₀ of the hash chain: H(cluster id ‖ member list) (rule 14). Members are taken in order of node id,
-    /// each as id, length of address, address.
+    /// h₀ of the hash chain: H(cluster id ‖ member list) (rule 14), unless the chain began in another cluster.
     pub fn genesis_chain(&self) -> [u8; 32] {
+        self.later.genesis.unwrap_or_else(|| self.members_hash())
+    }
+
+    /// H(cluster id ‖ initial member list). Members are taken in order of node id, each as id, length of address,
+    /// address.
+    pub fn members_hash(&self) -> [u8; 32] {
         let mut members: Vec<&Member> = self.members.iter().collect();
         members.sort();
         let mut hash = Sha256::new();
@@ -69,7 +99,17 @@ impl IdentityRecord {
     }
 }
 
-/// [`IdentityRecord`] as version 1 stores it.
+/// [`IdentityRecord`] as version 2 stores it: version 1 and what came later. Frozen.
+#[derive(Serialize, Deserialize)]
+struct IdentityV2 {
+    v1: IdentityV1,
+    generation: u64,
+    genesis: Option<[u8; 32]>,
+    later_pins: Vec<(u64, [u8; 16])>,
+    joined: bool,
+}
+
+/// [`IdentityRecord`] as version 1 stores it. Frozen.
 #[derive(Serialize, Deserialize)]
 struct IdentityV1 {
     cluster: [u8; 16],
@@ -100,7 +140,14 @@ fn encode(record: &IdentityRecord) -> Result<Vec<u8>, StorageError> {
         sequence: record.sequence,
     };
     // The slot's own length stands in front, because a slot is padded.
-    let frame = codec::frame_own(kind::IDENTITY, VERSION, &v1)?;
+    let frame = if record.later == Later::default() {
+        codec::frame_own(kind::IDENTITY, 1, &v1)?
+    } else {
+        let Later { generation, genesis, pins, joined } = &record.later;
+        let later_pins = pins.iter().map(|(node, incarnation)| (*node, *incarnation.as_bytes())).collect();
+        let v2 = IdentityV2 { v1, generation: *generation, genesis: *genesis, later_pins, joined: *joined };
+        codec::frame_own(kind::IDENTITY, 2, &v2)?
+    };
     let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     let slot = [&length.to_be_bytes()[..], &frame].concat();
     if slot.len() > SLOT_BYTES {
@@ -118,8 +165,16 @@ fn decode(slot: &[u8]) -> Result<IdentityRecord, StorageError> {
     let frame = rest
         .get(..u32::from_be_bytes(*length) as usize)
         .ok_or_else(|| corrupt("identity", "length is larger than the slot"))?;
-    let (_version, payload) = codec::unframe_own("identity", frame, kind::IDENTITY, VERSION)?;
-    let v1: IdentityV1 = codec::decode("identity", payload)?;
+    let (version, payload) = codec::unframe_own("identity", frame, kind::IDENTITY, VERSION)?;
+    let (v1, later): (IdentityV1, Later) = match version {
+        1 => (codec::decode("identity", payload)?, Later::default()),
+        _ => {
+            let v2: IdentityV2 = codec::decode("identity", payload)?;
+            let pins = v2.later_pins.into_iter().map(|(node, i)| (node, Uuid::from_bytes(i))).collect();
+            let later = Later { generation: v2.generation, genesis: v2.genesis, pins, joined: v2.joined };
+            (v2.v1, later)
+        }
+    };
     Ok(IdentityRecord {
         cluster: Uuid::from_bytes(v1.cluster),
         node_id: v1.node_id,
@@ -136,6 +191,7 @@ fn decode(slot: &[u8]) -> Result<IdentityRecord, StorageError> {
         synced_index: v1.synced_index,
         live_directory: v1.live_directory,
         sequence: v1.sequence,
+        later,
     })
 }
 

@@ -35,6 +35,8 @@ pub const MARK: &[u8] = b"rm";
 pub const FOUNDING: &[u8] = b"rf";
 /// The replicated feature level.
 pub const LEVEL: &[u8] = b"rl";
+/// The table of members, once they changed.
+pub const MEMBERS: &[u8] = b"rc";
 /// Configuration state and commit index as of the last apply batch.
 pub const NODE_MARK: &[u8] = b"nm";
 /// Raft's hard state.

@@ -4,7 +4,8 @@
 //! `codec` headers and encoding · `schema`, `rows` frozen schemas of what is replicated and of what is stored ·
 //! `commit` what is replicated · `apply` the pure step (state, entry) → outcome · `cache` what it keeps in memory ·
 //! `state` the applied state, its owner and its readers · `view` reading it as of one moment · `log` raft's log ·
-//! `identity` the double-slot file.
+//! `identity` the double-slot file · `members` who belongs to the cluster · `slot` the engine, exchangeable ·
+//! `snapshot` copies for other members, from the taking to the installing.
 
 #![deny(
     clippy::iter_over_hash_type,
@@ -20,12 +21,15 @@ pub mod error;
 pub mod identity;
 pub mod keys;
 pub mod log;
+pub mod members;
 pub mod memory;
 pub mod planted;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod rows;
 mod schema;
+pub mod slot;
+pub mod snapshot;
 pub mod state;
 mod view;
 

@@ -2,7 +2,8 @@
 //!
 //! Indexes are contiguous from `first_index` to `last_index`. Recent entries are kept in memory, shared by the raft
 //! thread, which appends, and by the apply thread and senders, which read: in the usual run nothing is read back
-//! from the engine. Cutting the log's head (part of snapshots) will move `truncated` in the batch that deletes.
+//! from the engine. The log's head is cut in steps: `truncated` moves in the batch that deletes, and in memory before
+//! that, so that a reader who finds an entry gone finds out that it was cut.
 
 use crate::{
     codec::{self, corrupt, kind},
@@ -11,6 +12,7 @@ use crate::{
     error::StorageError,
     keys,
     planted::{self, Mutant},
+    rows,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -27,6 +29,8 @@ const ENTRY_OVERHEAD: usize = 96;
 const OPEN_CHECK_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of entries read at a time by [`LogStore::verify`].
 const VERIFY_BYTES: usize = 4 * 1024 * 1024;
+/// Entries cut at a time by [`LogStore::cut`]: a step costs a millisecond, whatever the log's length.
+pub const CUT_ENTRIES_MAX: u64 = 16_384;
 const VERSION: u16 = 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,13 +98,13 @@ fn cost(entry: &LogEntry) -> usize {
 }
 
 /// Invariants: `cache` holds contiguous entries that end at `last`, at most [`LOG_CACHE_BYTES_MAX`] of them by
-/// cost but always the last one; `truncated.0 <= last`; everything here is in the engine.
-struct Inner {
-    last: u64,
-    truncated: (u64, u64),
+/// cost but always the last one of a log that is not empty; `truncated.0 <= last`; everything here is in the engine.
+pub(crate) struct Inner {
+    pub last: u64,
+    pub truncated: (u64, u64),
     cache: VecDeque<LogEntry>,
     cached_bytes: usize,
-    hard_state: HardState,
+    pub hard_state: HardState,
 }
 
 impl Inner {
@@ -125,6 +129,16 @@ impl Inner {
         self.last = self.last.min(index.saturating_sub(1));
     }
 
+    /// Forgets entries up to `index`, which are cut away; `term` is its term.
+    fn behead(&mut self, index: u64, term: u64) {
+        while self.cache.front().is_some_and(|e| e.index <= index) {
+            if let Some(entry) = self.cache.pop_front() {
+                self.cached_bytes -= cost(&entry);
+            }
+        }
+        self.truncated = (index, term);
+    }
+
     fn cached(&self, index: u64) -> Option<&LogEntry> {
         let first = self.cache.front()?.index;
         self.cache.get(usize::try_from(index.checked_sub(first)?).ok()?)
@@ -145,26 +159,43 @@ impl LogStore {
     /// Opens the log; checks that its ends fit and that the indexes of its tail are contiguous. (Older entries are
     /// checked whenever they are read: reading all of a large log would make every start slow.)
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, StorageError> {
-        let hard_state = stored_hard_state(&*engine)?;
-        let truncated = match engine.get(Cf::Meta, keys::TRUNCATED)? {
-            Some(bytes) => {
-                let (_version, payload) =
-                    codec::unframe_own("truncated mark", &bytes, kind::TRUNCATED, VERSION)?;
-                let TruncatedV1(index, term) = codec::decode("truncated mark", payload)?;
-                (index, term)
-            }
-            None => (0, 0),
+        let inner = Mutex::new(load(&*engine)?);
+        Ok(Self(Arc::new(Shared { engine, inner })))
+    }
+
+    /// Begins anew over the engine as it is now: the slot below was exchanged.
+    pub fn reload(&self) -> Result<(), StorageError> {
+        let inner = load(&*self.0.engine)?;
+        *self.0.inner.lock() = inner;
+        Ok(())
+    }
+
+    /// Cuts the head up to and including `through`, at most [`CUT_ENTRIES_MAX`] entries of it: one batch, not synced (a
+    /// crash may bring entries back, never lose one more). Returns how far the log is cut now; call again until that is
+    /// `through`. Refuses what is not applied here. Only the raft thread calls it.
+    pub fn cut(&self, through: u64) -> Result<u64, StorageError> {
+        let (from, _) = self.truncated();
+        let through_now = through.min(from.saturating_add(CUT_ENTRIES_MAX));
+        if through_now <= from {
+            return Ok(from);
+        }
+        let applied = match self.0.engine.get(Cf::Meta, keys::MARK)? {
+            Some(bytes) => rows::parse_mark(&bytes)?.0,
+            None => 0,
         };
-        let first = first_key(&*engine)?;
-        if first.is_some_and(|first| first != truncated.0 + 1) {
-            return Err(corrupt("log", format!("begins at {first:?}, was cut up to {}", truncated.0)));
+        if through > applied {
+            return Err(corrupt("log", format!("cut up to {through} asked, applied is {applied}")));
         }
-        let mut inner =
-            Inner { last: truncated.0, truncated, cache: VecDeque::new(), cached_bytes: 0, hard_state };
-        for entry in tail(&*engine)? {
-            inner.push(entry);
-        }
-        Ok(Self(Arc::new(Shared { engine, inner: Mutex::new(inner) })))
+        let term = self.term(through_now)?.ok_or_else(|| {
+            corrupt("log", format!("cut up to {through_now} asked, which it does not hold"))
+        })?;
+        let mut batch = Batch::default();
+        batch.delete_range(Cf::Log, keys::log(from).to_vec(), keys::log(through_now + 1).to_vec());
+        batch.put(Cf::Meta, keys::TRUNCATED.to_vec(), truncated_row((through_now, term))?);
+        // First here: nobody reads what is going, and who does is told.
+        self.0.inner.lock().behead(through_now, term);
+        self.0.engine.write(batch, Sync::No)?;
+        Ok(through_now)
     }
 
     /// First index kept, last index, (0-based start: an empty log has first 1, last 0).
@@ -194,11 +225,28 @@ impl LogStore {
         }
         match self.0.engine.get(Cf::Log, &keys::log(index))? {
             Some(bytes) => Ok(Some(decode(index, &bytes)?.term)),
-            None => Err(corrupt("log", format!("entry {index} is missing"))),
+            None => match self.truncated() {
+                // Cut away meanwhile.
+                (at, term) if index <= at => Ok((index == at).then_some(term)),
+                _ => Err(corrupt("log", format!("entry {index} is missing"))),
+            },
         }
     }
     /// Entries in `[from, to)`, at least one if any, then until `bytes_max`. What lies outside the log is left out.
     pub fn entries(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<LogEntry>, StorageError> {
+        loop {
+            let (cut, _) = self.truncated();
+            let read = self.entries_once(from, to, bytes_max);
+            // What is missing was cut away while it was read: begin behind the cut. Cuts end at what is applied, so
+            // that this ends too.
+            if read.is_err() && self.truncated().0 > cut.max(from.saturating_sub(1)) {
+                continue;
+            }
+            return read;
+        }
+    }
+
+    fn entries_once(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<LogEntry>, StorageError> {
         let mut out = Vec::new();
         let mut room = Room { bytes: 0, max: bytes_max };
         let (from, to, cached_from) = {
@@ -287,9 +335,8 @@ impl LogStore {
         let mut batch = Batch::default();
         let cut_from = self.stage(&entries, &mut batch)?;
         let hard_state = hard_state.filter(|_| !planted::is(Mutant::ForgetVote));
-        if let Some(HardState { term, vote, commit }) = hard_state {
-            let value = codec::frame_own(kind::HARD_STATE, VERSION, &HardStateV1(term, vote, commit))?;
-            batch.put(Cf::Meta, keys::HARD_STATE.to_vec(), value);
+        if let Some(hard_state) = hard_state {
+            batch.put(Cf::Meta, keys::HARD_STATE.to_vec(), hard_state_row(hard_state)?);
         }
         if batch.is_empty() {
             return Ok(());
@@ -375,6 +422,39 @@ pub(crate) fn stored_hard_state(read: &dyn Read) -> Result<HardState, StorageErr
     let (_version, payload) = codec::unframe_own("hard state", &bytes, kind::HARD_STATE, VERSION)?;
     let HardStateV1(term, vote, commit) = codec::decode("hard state", payload)?;
     Ok(HardState { term, vote, commit })
+}
+
+/// The row that says how far the log is cut.
+pub(crate) fn truncated_row((index, term): (u64, u64)) -> Result<Vec<u8>, StorageError> {
+    codec::frame_own(kind::TRUNCATED, VERSION, &TruncatedV1(index, term))
+}
+
+/// The row of raft's hard state.
+pub(crate) fn hard_state_row(HardState { term, vote, commit }: HardState) -> Result<Vec<u8>, StorageError> {
+    codec::frame_own(kind::HARD_STATE, VERSION, &HardStateV1(term, vote, commit))
+}
+
+/// What an engine holds of a log, checked as [`LogStore::open`] says.
+pub(crate) fn load(engine: &dyn Read) -> Result<Inner, StorageError> {
+    let hard_state = stored_hard_state(engine)?;
+    let truncated = match engine.get(Cf::Meta, keys::TRUNCATED)? {
+        Some(bytes) => {
+            let (_version, payload) = codec::unframe_own("truncated mark", &bytes, kind::TRUNCATED, VERSION)?;
+            let TruncatedV1(index, term) = codec::decode("truncated mark", payload)?;
+            (index, term)
+        }
+        None => (0, 0),
+    };
+    let first = first_key(engine)?;
+    if first.is_some_and(|first| first != truncated.0 + 1) {
+        return Err(corrupt("log", format!("begins at {first:?}, was cut up to {}", truncated.0)));
+    }
+    let mut inner =
+        Inner { last: truncated.0, truncated, cache: VecDeque::new(), cached_bytes: 0, hard_state };
+    for entry in tail(engine)? {
+        inner.push(entry);
+    }
+    Ok(inner)
 }
 
 fn first_key(engine: &dyn Read) -> Result<Option<u64>, StorageError> {

@@ -18,13 +18,13 @@ use crate::{
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    ErrorKind, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions, properties,
+    ErrorKind, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions, checkpoint::Checkpoint, properties,
 };
 use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -36,6 +36,8 @@ const BLOOM_BITS: f64 = 10.0;
 const L0_TABLES: i32 = 8;
 /// Written back to the device in steps of this size, so that a finished table does not hold up a log's sync.
 const BYTES_PER_SYNC: u64 = MIB as u64;
+/// For preparing a copy, of which little is read.
+const COPY_CACHE_BYTES: usize = 4 * MIB;
 /// RocksDB's own log files kept, and their size.
 const INFO_LOGS: usize = 4;
 const INFO_LOG_BYTES: usize = 8 * MIB;
@@ -185,6 +187,24 @@ struct Shared {
     writes: AtomicU64,
     syncs: AtomicU64,
     bytes: AtomicU64,
+    /// Last, so that the database is closed before its directory goes.
+    doomed: Doomed,
+}
+
+/// A directory to be removed when its database is closed, if it is set.
+#[derive(Default)]
+struct Doomed(OnceLock<PathBuf>);
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.get()
+            && let Err(error) = std::fs::remove_dir_all(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            // Nothing depends on its being gone; the next start removes it.
+            tracing::warn!(path = %path.display(), %error, "an old database is not removed");
+        }
+    }
 }
 
 impl Shared {
@@ -253,11 +273,84 @@ impl RocksEngine {
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            doomed: Doomed::default(),
         }))
     }
 
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// A copy of this moment in `into`, which must not exist while its parent does, on the same file system: tables are
+    /// hard links, so that it takes no room at first. Consistent at one applied index, which is read from the copy
+    /// ([`crate::state::StateView::mark`]): memory tables are written out and the write-ahead log goes along. When it
+    /// returns the copy's directory is on stable storage. The copy is a database like any other: opening it with
+    /// [`RocksEngine::open`] changes its files, with [`RocksEngine::open_read_only`] it does not. A copy that was
+    /// interrupted stands beside, in `<into>.tmp`.
+    pub fn checkpoint(&self, into: impl AsRef<Path>) -> Result<(), StorageError> {
+        let into = into.as_ref();
+        let io = |at: &Path| {
+            let path = at.to_owned();
+            move |source| StorageError::Io { path, source }
+        };
+        Checkpoint::new(&self.0.db).and_then(|copy| copy.create_checkpoint(into)).map_err(engine_error)?;
+        // RocksDB syncs what it copied and the new directory; its name is in the parent.
+        let parent = into.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))
+    }
+
+    /// Its directory is removed once the last user is gone and it is closed.
+    pub(crate) fn remove_when_closed(&self) {
+        // Set twice, it says the same.
+        let _ = self.0.doomed.0.set(self.0.path.clone());
+    }
+
+    /// Makes a copy just taken by [`RocksEngine::checkpoint`] one for others: writes the batch that `strip` makes of what
+    /// it finds, drops the log whole — its tables are not even sent — and leaves nothing in memory tables. Returns what
+    /// `strip` said and the names of the files that make up the copy, ascending; all others are removed.
+    pub(crate) fn strip_copy<T>(
+        path: &Path,
+        options: &RocksOptions,
+        strip: impl FnOnce(&dyn Read) -> Result<(T, Batch), StorageError>,
+    ) -> Result<(T, Vec<String>), StorageError> {
+        let cache = Cache::new_lru_cache(COPY_CACHE_BYTES);
+        // A copy is read once and sent: compacting it would only make links into files of its own.
+        let families = Cf::ALL.into_iter().map(|cf| {
+            let mut family = family_options(cf, &cache);
+            family.set_disable_auto_compactions(true);
+            ColumnFamilyDescriptor::new(cf.name(), family)
+        });
+        let families = families.chain([ColumnFamilyDescriptor::new("default", Options::default())]);
+        let db = DB::open_cf_descriptors(&database_options(options), path, families).map_err(open_error)?;
+        let copy = Self::of(db, cache.clone(), path);
+        let (said, batch) = strip(&copy)?;
+        copy.write(batch, Sync::No)?;
+        let mut db = Arc::into_inner(copy.0).expect("nobody else holds what was opened here").db;
+        db.drop_cf(Cf::Log.name()).map_err(engine_error)?;
+        db.create_cf(Cf::Log.name(), &family_options(Cf::Log, &cache)).map_err(engine_error)?;
+        for cf in Cf::ALL {
+            let family = db.cf_handle(cf.name()).expect("every family was opened or made");
+            db.flush_cf(family).map_err(engine_error)?;
+        }
+        let tables = db.live_files().map_err(engine_error)?;
+        drop(db);
+        let io = |source| StorageError::Io { path: path.to_owned(), source };
+        let current = std::fs::read_to_string(path.join("CURRENT")).map_err(io)?;
+        let mut names: Vec<String> =
+            tables.iter().map(|t| t.name.trim_start_matches('/').to_owned()).collect();
+        names.extend([current.trim_end().to_owned(), "CURRENT".to_owned(), "IDENTITY".to_owned()]);
+        for entry in std::fs::read_dir(path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            match entry.file_name().into_string() {
+                // The write-ahead log: empty, and named in the manifest.
+                Ok(name) if name.ends_with(".log") => names.push(name),
+                Ok(name) if names.contains(&name) => {}
+                _ => std::fs::remove_file(entry.path()).map_err(io)?,
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok((said, names))
     }
 
     /// Writes every memory table out; for tests and before a planned stop (a start then replays no log).

@@ -13,8 +13,10 @@ use crate::{
     error::StorageError,
     keys,
     log::{EntryKind, LogEntry},
+    members::{MemberChange, MemberRefusal, Members},
     planted::{self, Mutant},
     rows::{self, MarkV1},
+    view,
 };
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -228,7 +230,27 @@ impl StateStore {
     /// Records the configuration state that raft computed for the configuration entry just applied, together with
     /// that entry.
     pub fn set_conf_state(&mut self, conf_state: Bytes) -> Result<(), StorageError> {
+        self.set_configuration(conf_state, None)
+    }
+
+    /// As [`StateStore::set_conf_state`], with the change of members that the entry carries: entry, table of members and
+    /// configuration state in one batch. A change that the table refuses is an error that changes nothing: ask
+    /// [`StateStore::members`] first, and let such an entry change nothing.
+    pub fn set_configuration(
+        &mut self,
+        conf_state: Bytes,
+        change: Option<&MemberChange>,
+    ) -> Result<(), StorageError> {
+        let table = change
+            .map(|change| {
+                let refuse = |refusal: MemberRefusal| crate::codec::corrupt("members", refusal.to_string());
+                self.members()?.with(change, self.mark.index).map_err(refuse)?.encode()
+            })
+            .transpose()?;
         let mut batch = self.held.take().unwrap_or_default();
+        if let Some(row) = table {
+            batch.put(Cf::Meta, keys::MEMBERS.to_vec(), row);
+        }
         let mark = AppliedMark { conf_state, ..self.mark.clone() };
         batch.put(Cf::Meta, keys::NODE_MARK.to_vec(), rows::node_mark(mark.commit, &mark.conf_state)?);
         if mark.index == 0 {
@@ -249,6 +271,29 @@ impl StateStore {
         }
         self.mark = mark;
         apply::settle(overlay, self.mark.time_ms, &mut self.caches, &self.shared.requests);
+        self.publish();
+        Ok(())
+    }
+
+    /// The table of members as of the last write.
+    pub fn members(&self) -> Result<Members, StorageError> {
+        view::members(&*self.shared.engine)
+    }
+
+    /// Begins anew over the engine as it is now: the slot below was exchanged. Readers go on with the new state; their
+    /// views taken before stay as they were.
+    pub fn reload(&mut self) -> Result<(), StorageError> {
+        if self.held.is_some() {
+            return Err(crate::codec::corrupt(
+                "apply order",
+                "a configuration entry waits for its configuration state",
+            ));
+        }
+        let engine = &*self.shared.engine;
+        let mark = self.shared.genesis.mark(engine)?;
+        let caches = ApplyCaches::load(engine)?;
+        *self.shared.requests.write() = RequestFilter::load(engine, mark.time_ms)?;
+        (self.mark, self.caches) = (mark, caches);
         self.publish();
         Ok(())
     }

@@ -5,13 +5,32 @@ use crate::{
     commit::{EntityKey, MemberRecord, Message, MessageKey, Record, TimerKey},
     engine::{Cf, Read},
     error::StorageError,
-    keys, rows,
+    keys,
+    members::Members,
+    rows,
     state::{AppliedMark, JournalEntry, Shared, StoredEntity},
 };
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::{ops::ControlFlow, sync::Arc};
 use uuid::Uuid;
+
+pub(crate) fn members(read: &dyn Read) -> Result<Members, StorageError> {
+    if let Some(row) = read.get(Cf::Meta, keys::MEMBERS)? {
+        return Members::decode(&row);
+    }
+    let founding = read.get(Cf::Meta, keys::FOUNDING)?.map(|row| rows::parse_founding(&row)).transpose()?;
+    Ok(founding.map(|(_, members)| Members::founded(&members)).unwrap_or_default())
+}
+
+pub(crate) fn level(read: &dyn Read) -> Result<u32, StorageError> {
+    read.get(Cf::Meta, keys::LEVEL)?.map_or(Ok(0), |bytes| rows::parse_level(&bytes))
+}
+
+pub(crate) fn chain_at(read: &dyn Read, index: u64) -> Result<Option<[u8; 32]>, StorageError> {
+    let row = read.get(Cf::Journal, &keys::journal(index))?;
+    row.map(|bytes| Ok(rows::parse_journal(index, &bytes)?.chain)).transpose()
+}
 
 /// A consistent point-in-time view. It pins resources of the engine: hold it briefly.
 pub struct StateView {
@@ -234,9 +253,19 @@ impl StateView {
         self.read.get(Cf::Meta, keys::FOUNDING)?.map(|bytes| rows::parse_founding(&bytes)).transpose()
     }
 
+    /// Who belongs to the cluster, and who never may again; empty before the founding commit.
+    pub fn members(&self) -> Result<Members, StorageError> {
+        members(&*self.read)
+    }
+
+    /// hᵢ of the hash chain at an applied index, from its journal row; `None` if there is no such row.
+    pub fn chain_at(&self, index: u64) -> Result<Option<[u8; 32]>, StorageError> {
+        chain_at(&*self.read, index)
+    }
+
     /// The replicated feature level; 0 until one was set.
     pub fn level(&self) -> Result<u32, StorageError> {
-        self.read.get(Cf::Meta, keys::LEVEL)?.map_or(Ok(0), |bytes| rows::parse_level(&bytes))
+        level(&*self.read)
     }
 
     /// Visits a range in order and keeps what `take` makes of its rows, at most `limit`.

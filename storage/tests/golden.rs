@@ -149,6 +149,7 @@ fn identity_record() -> IdentityRecord {
         synced_index: 500,
         live_directory: "db".into(),
         sequence: 0,
+        later: Default::default(),
     }
 }
 

@@ -23,6 +23,7 @@ fn record() -> IdentityRecord {
         synced_index: 77,
         live_directory: "db".into(),
         sequence: 0,
+        later: Default::default(),
     }
 }
 

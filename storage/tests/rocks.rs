@@ -315,3 +315,41 @@ fn a_database_that_lost_column_families_is_refused() {
     }
     assert_eq!(refused, whole.len().div_ceil(7));
 }
+
+/// A copy taken while the owner writes on says one applied index, and its rows and journal are those of that index.
+#[test]
+fn a_checkpoint_is_the_state_at_one_index() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = a_log(400);
+    let engine = rocks(&dir.path().join("db"));
+    let copies: Vec<_> = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut state = open(&engine);
+            for entries in log.chunks(3) {
+                apply_all(&mut state, entries);
+            }
+        });
+        let mut copies = Vec::new();
+        while !writer.is_finished() || copies.is_empty() {
+            let into = dir.path().join(format!("copy{}", copies.len()));
+            engine.checkpoint(&into).expect("copies");
+            copies.push(into);
+        }
+        copies
+    });
+    for into in &copies {
+        let copy = open(&rocks(into));
+        let index = usize::try_from(copy.mark().index).expect("small");
+        let mut expected = open(&MemoryEngine::new());
+        apply_all(&mut expected, &log[..index]);
+        assert_eq!(copy.mark(), expected.mark());
+        assert_eq!(digest(&copy), digest(&expected), "at {index}");
+    }
+    let before = digest(&open(&engine));
+    fs::remove_dir_all(&copies[0]).expect("removes");
+    assert_eq!(digest(&open(&engine)), before, "a copy's files are its own links");
+    assert!(
+        engine.checkpoint(&copies[copies.len() - 1]).is_err() || copies.len() == 1,
+        "never over another copy"
+    );
+}

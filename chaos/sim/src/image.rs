@@ -39,6 +39,7 @@ pub fn record(node: usize, nodes: usize) -> IdentityRecord {
         synced_index: 0,
         live_directory: "db".into(),
         sequence: 0,
+        later: Default::default(),
     }
 }
 

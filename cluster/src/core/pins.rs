@@ -143,6 +143,7 @@ mod tests {
             synced_index: 0,
             live_directory: "db".into(),
             sequence: 0,
+            later: Default::default(),
         }
     }
 

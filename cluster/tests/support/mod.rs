@@ -128,6 +128,7 @@ pub fn init_one<E: Default>(id: NodeId, members: &[Member], incarnation: u128) -
         synced_index: 0,
         live_directory: "db".into(),
         sequence: 0,
+        later: Default::default(),
     };
     Identity::create(Box::new(medium.clone()), record).expect("memory");
     let address = members.iter().find(|m| m.node_id == id).expect("listed").peer_address.clone();

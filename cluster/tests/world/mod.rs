@@ -92,6 +92,7 @@ impl World {
                 synced_index: 0,
                 live_directory: "db".into(),
                 sequence: 0,
+                later: Default::default(),
             };
             let identity = Identity::create(Box::new(medium.clone()), record).expect("memory");
             let engine = MemoryEngine::new();
