@@ -1,10 +1,14 @@
 //! Measurements of whole clusters that are too long for a test; each prints one JSON object on standard output.
 //!
 //! - `measure failover [N]`: SIGKILL of the leader under 16 writers, N times (20): time to the next acknowledged write.
+//! - `measure transfer [N]`: leadership handed over N times (20) under 16 writers: what they feel of it.
+//! - `measure rolling [N]`: every node stopped, started and ready again in turn, N rounds (2).
 //! - `measure residency [CASES]`: memory that resident idle case actors take (100,000).
 //! - `measure restart [CASES]`: time until a node with so many cases on disk is ready (1,000,000).
 //!
-//! The last two write through the public interface and take as long as that takes: see `docs/performance.md`.
+//! `residency` and `restart` write through the public interface and take as long as that takes: see `docs/performance.md`.
+
+mod service;
 
 use okno_client::{Call, Client};
 use okno_tests::cluster::Cluster;
@@ -18,6 +22,7 @@ use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
 const TRIES: usize = 20;
+const ROUNDS: usize = 2;
 /// A try without an acknowledged write within this has failed.
 const NEXT_WRITE_WITHIN: Duration = Duration::from_secs(30);
 /// Writes between two tries: everybody is back and at work.
@@ -35,7 +40,9 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let measured = match what.as_str() {
-        "failover" => runtime.block_on(tries(number.map_or(TRIES, |n| usize::try_from(n).unwrap_or(TRIES)))),
+        "failover" => runtime.block_on(tries(small(number, TRIES))),
+        "transfer" => runtime.block_on(service::transfers(small(number, TRIES))),
+        "rolling" => runtime.block_on(service::rolling(small(number, ROUNDS))),
         "residency" => runtime.block_on(residency(number.unwrap_or(100_000))),
         "restart" => runtime.block_on(restart(number.unwrap_or(1_000_000))),
         _ => return usage(&format!("{what:?} is no measurement")),
@@ -44,8 +51,14 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn small(number: Option<u64>, default: usize) -> usize {
+    number.map_or(default, |n| usize::try_from(n).unwrap_or(default))
+}
+
 fn usage(problem: &str) -> ExitCode {
-    eprintln!("measure: {problem}\nusage: measure failover [N] | residency [CASES] | restart [CASES]");
+    eprintln!(
+        "measure: {problem}\nusage: measure failover [N] | transfer [N] | rolling [N] | residency [CASES] | restart [CASES]"
+    );
     ExitCode::from(2)
 }
 
