@@ -5,7 +5,8 @@
 //! `commit` what is replicated · `apply` the pure step (state, entry) → outcome · `cache` what it keeps in memory ·
 //! `state` the applied state, its owner and its readers · `view` reading it as of one moment · `log` raft's log ·
 //! `identity` the double-slot file · `members` who belongs to the cluster · `slot` the engine, exchangeable ·
-//! `snapshot` copies for other members, from the taking to the installing.
+//! `snapshot` copies for other members, from the taking to the installing ·
+//! `recover` a new cluster from what is left of one.
 
 #![deny(
     clippy::iter_over_hash_type,
@@ -24,6 +25,7 @@ pub mod log;
 pub mod members;
 pub mod memory;
 pub mod planted;
+pub mod recover;
 #[cfg(feature = "rocksdb")]
 pub mod rocks;
 mod rows;

@@ -16,9 +16,11 @@ use okno_storage::{
     },
     engine::{Batch, Cf, Engine, Read, Sync},
     error::StorageError,
-    identity::{Identity, IdentityMedium, IdentityRecord, Member},
+    identity::{Identity, IdentityMedium, IdentityRecord, Later, Member},
     log::{EntryKind, HardState, LogEntry, LogStore},
+    members::{MemberChange, Members},
     memory::{MemoryEngine, MemoryIdentity},
+    snapshot::{Manifest, ManifestFile},
     state::StateStore,
 };
 use std::{fmt::Write, fs, ops::ControlFlow, path::PathBuf, sync::Arc};
@@ -319,4 +321,63 @@ fn a_newer_version_stops_apply_instead_of_being_skipped() {
     let mut state = common::open(&MemoryEngine::new());
     assert!(matches!(state.apply(&[entry], 1), Err(StorageError::Newer { version: 2, .. })));
     assert_eq!(state.mark().index, 0);
+}
+
+#[test]
+fn identity_of_version_2() {
+    let later =
+        Later { generation: 3, genesis: Some([9; 32]), pins: vec![(4, Uuid::from_u128(0xF))], joined: true };
+    let record = IdentityRecord { later, ..identity_record() };
+    let made = MemoryIdentity::new();
+    Identity::create(Box::new(made.clone()), record.clone()).expect("memory does not fail");
+    let slot = made.read(0).expect("memory does not fail").expect("was written");
+    let text = golden("identity_v2.hex", &to_hex(&slot));
+    let mut medium = MemoryIdentity::new();
+    medium.write(0, &from_hex(&text)).expect("memory does not fail");
+    assert_eq!(Identity::open(Box::new(medium)).expect("version 2 decodes for ever").record(), &record);
+    assert_eq!(from_hex(&text), slot, "version 2 is what this release writes");
+}
+
+/// Member changes, the table as it is stored, a snapshot's manifest.
+#[test]
+fn members_and_manifest_of_version_1() {
+    let changes = [
+        MemberChange::AddLearner {
+            node_id: 4,
+            peer_address: "n4.example:7401".into(),
+            incarnation: Some(Uuid::from_u128(44)),
+        },
+        MemberChange::Promote { node_id: 4 },
+        MemberChange::Remove { node_id: 1 },
+    ];
+    let today: Vec<String> = changes.iter().map(|c| to_hex(&c.encode().expect("fits"))).collect();
+    let text = golden("member_changes_v1.hex", &today.join("\n"));
+    let decoded: Vec<MemberChange> = text
+        .split("\n\n")
+        .map(|hex| MemberChange::decode(&from_hex(hex)).expect("version 1 decodes for ever"))
+        .collect();
+    assert_eq!((&decoded[..], text), (&changes[..], today.join("\n")));
+
+    let mut table = Members::founded(&members());
+    for (change, index) in changes.iter().zip(7..) {
+        table = table.with(change, index).expect("may follow");
+    }
+    let file = |name: &str, bytes| ManifestFile { name: name.into(), bytes, sha256: [6; 32] };
+    let manifest = Manifest {
+        cluster: Uuid::from_u128(0xABCD),
+        generation: 2,
+        taken_by: 3,
+        index: 9,
+        term: 2,
+        chain: [5; 32],
+        time_ms: 1_790_000_000_000,
+        conf_state: "conf".into(),
+        members: table,
+        level: 2,
+        files: vec![file("000012.sst", 1 << 26), file("CURRENT", 16)],
+    };
+    let today = to_hex(&manifest.encode().expect("fits"));
+    let text = golden("manifest_v1.hex", &today);
+    assert_eq!(Manifest::decode(&from_hex(&text)).expect("version 1 decodes for ever"), manifest);
+    assert_eq!(text, today, "version 1 is what this release writes");
 }

@@ -153,3 +153,113 @@ proptest! {
         }
     }
 }
+
+/// Says in the store that so much is applied: what a cut may not pass.
+fn say_applied(engine: &MemoryEngine, log: &[LogEntry]) {
+    let mut state = common::open(engine);
+    let from = usize::try_from(state.mark().index).expect("small");
+    common::apply_all(&mut state, &log[from..]);
+}
+
+fn empty_entries(count: u64) -> Vec<LogEntry> {
+    let entry = |index| LogEntry { index, term: 1 + index / 10, kind: EntryKind::Normal, data: Bytes::new() };
+    (1..=count).map(entry).collect()
+}
+
+#[test]
+fn a_cut_goes_no_further_than_what_is_applied() {
+    let engine = MemoryEngine::new();
+    let log = open(&engine);
+    let all = empty_entries(30);
+    log.persist(all.clone(), None, true).expect("memory does not fail");
+    assert!(log.cut(1).is_err(), "nothing is applied");
+    say_applied(&engine, &all[..20]);
+    assert!(log.cut(21).is_err());
+    assert_eq!(log.first_index(), 1, "a refusal changes nothing");
+    assert_eq!(log.cut(20).expect("cuts"), 20);
+    assert_eq!(log.cut(5).expect("is cut further already"), 20);
+    for log in [log, open(&engine)] {
+        assert_eq!((log.first_index(), log.last_index(), log.truncated()), (21, 30, (20, 3)));
+        assert_eq!((log.term(20).expect("reads"), log.term(19).expect("reads")), (Some(3), None));
+        assert_eq!(log.entries(1, 31, usize::MAX).expect("reads"), all[20..]);
+        log.verify().expect("all is well");
+        assert!(log.persist(all[19..].to_vec(), None, true).is_err(), "what is cut is not written again");
+    }
+    // To the very end, and on from there.
+    say_applied(&engine, &all);
+    let log = open(&engine);
+    assert_eq!(log.cut(30).expect("cuts"), 30);
+    assert_eq!((log.first_index(), log.last_index(), log.term(30).expect("reads")), (31, 30, Some(4)));
+    log.persist(vec![LogEntry { index: 31, ..all[29].clone() }], None, true).expect("memory does not fail");
+    assert_eq!(open(&engine).entries(1, 99, usize::MAX).expect("reads").len(), 1);
+}
+
+#[test]
+fn a_long_cut_is_made_in_steps() {
+    let engine = MemoryEngine::new();
+    let log = open(&engine);
+    let count = okno_storage::log::CUT_ENTRIES_MAX + 10;
+    let all = empty_entries(count);
+    log.persist(all.clone(), None, true).expect("memory does not fail");
+    say_applied(&engine, &all);
+    assert_eq!(log.cut(count).expect("cuts"), okno_storage::log::CUT_ENTRIES_MAX);
+    assert_eq!(log.cut(count).expect("cuts"), count);
+    assert_eq!(engine.len(Cf::Log), 0);
+}
+
+/// Readers that are in the middle of what is cut find that out, and never take it for damage.
+#[test]
+fn reading_goes_on_while_the_head_is_cut() {
+    let engine = MemoryEngine::new();
+    let all = empty_entries(3_000);
+    open(&engine).persist(all.clone(), None, true).expect("memory does not fail");
+    say_applied(&engine, &all);
+    let log = open(&engine);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while log.first_index() < 3_000 {
+                let from = log.first_index();
+                let read = log.entries(from, from + 50, usize::MAX).expect("never damage");
+                assert!(read.windows(2).all(|w| w[0].index + 1 == w[1].index));
+                log.term(from + 1).expect("never damage");
+            }
+        });
+        for through in 1..3_000 {
+            log.cut(through).expect("cuts");
+        }
+        reader.join().expect("reads");
+    });
+}
+
+proptest! {
+    /// Appends, cuts and crashes: after each start the log is a suffix of what was appended, from a cut that was made on.
+    #[test]
+    fn a_cut_log_is_a_suffix(
+        steps in proptest::collection::vec((1u64..8, 0u64..40, any::<bool>(), any::<prop::sample::Index>()), 1..25),
+    ) {
+        let mut engine = MemoryEngine::new();
+        let mut log = open(&engine);
+        let (mut all, mut cut) = (Vec::new(), 0);
+        for (count, back, crash, keep) in steps {
+            let last = log.last_index();
+            let new: Vec<_> = empty_entries(last + count).split_off(usize::try_from(last).expect("small"));
+            log.persist(new.clone(), None, true).expect("memory does not fail");
+            all.extend(new);
+            say_applied(&engine, &all);
+            let through = log.last_index().saturating_sub(back);
+            let before = cut;
+            cut = log.cut(through).expect("applied").max(cut);
+            if crash {
+                engine = engine.crash(keep.index(engine.unsynced() + 1));
+                log = open(&engine);
+                let found = log.truncated().0;
+                prop_assert!(found == before || found == cut, "{} is neither {} nor {}", found, before, cut);
+                cut = found;
+            }
+            let from = usize::try_from(cut).expect("small");
+            prop_assert_eq!(&log.entries(0, u64::MAX - 1, usize::MAX).expect("reads")[..], &all[from..]);
+            prop_assert_eq!(log.truncated().1, if cut == 0 { 0 } else { all[from - 1].term });
+            log.verify().expect("all is well");
+        }
+    }
+}

@@ -15,7 +15,7 @@
 //! Up to the one write of `identity` inside [`install`] the old database is whole and named; from it on the new one is.
 //! Whatever `identity` does not name is removed at the next start ([`Home`]'s implementations do it when they are made).
 
-mod files;
+pub(crate) mod files;
 mod manifest;
 mod memory;
 mod receive;
@@ -182,7 +182,10 @@ pub fn check(
     level_known: u32,
 ) -> Result<(), SnapshotError> {
     let record = identity.record();
-    if (manifest.cluster, manifest.generation) != (record.cluster, record.later.generation) {
+    // Who has just joined is told the generation by the copy: a cluster id is of one generation alone.
+    let generation =
+        if record.later.joined && applied == 0 { manifest.generation } else { record.later.generation };
+    if (manifest.cluster, manifest.generation) != (record.cluster, generation) {
         return Err(SnapshotError::Foreign {
             found: format!("cluster {} generation {}", manifest.cluster, manifest.generation),
             own: format!("cluster {} generation {}", record.cluster, record.later.generation),
@@ -209,7 +212,7 @@ pub fn check(
 /// 3. `identity` names it, with (S, term) as its synced mark: one synced write;
 /// 4. log, state and readers go over to it.
 pub fn install(
-    candidate: Candidate,
+    mut candidate: Candidate,
     identity: &mut Identity,
     log: &LogStore,
     state: &mut StateStore,
@@ -222,6 +225,8 @@ pub fn install(
         return Err(SnapshotError::Diverged { index: mark.index });
     }
     prepare(&candidate, vote)?;
+    // From here on it may be what `identity` names, also if the write fails: only the next start knows.
+    candidate.discard = None;
     name(&candidate, identity, vote)?;
     enter(candidate, log, state)
 }
@@ -246,6 +251,7 @@ pub(crate) fn name(
         r.live_directory.clone_from(&candidate.directory);
         (r.synced_term, r.synced_index) = (candidate.manifest.term, candidate.manifest.index);
         (r.term, r.vote) = (term, vote);
+        r.later.generation = candidate.manifest.generation;
         if let Some(founders) = founders.filter(|_| r.pins.is_empty()) {
             r.pins = founders.iter().map(|m| (m.node_id, m.incarnation)).collect();
         }
@@ -258,7 +264,6 @@ pub(crate) fn enter(
     log: &LogStore,
     state: &mut StateStore,
 ) -> Result<(), SnapshotError> {
-    candidate.discard = None;
     if let Some(enter) = candidate.enter.take() {
         enter();
     }
