@@ -62,9 +62,13 @@ struct InitArgs {
     /// This node's id; never used before in this cluster.
     #[arg(long, value_name = "N", required_unless_present = "config")]
     node_id: Option<u64>,
-    /// The full member list, the same on all nodes: `1=host:7401,2=host:7401,3=host:7401`.
+    /// The full initial member list, the same on all nodes: `1=host:7401,2=host:7401,3=host:7401`.
     #[arg(long, value_name = "LIST")]
     members: String,
+    /// Join a cluster that is there: the list is the one it began with, which does not hold this node. Then
+    /// `oknoctl member add` on any member lets it in.
+    #[arg(long)]
+    join: bool,
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +148,7 @@ fn init(arguments: &InitArgs) -> Result<(), Refusal> {
             .ok_or_else(|| missing("--node-id"))?,
         members: data::parse_members(&arguments.members)
             .map_err(|error| Refusal { code: USAGE, text: chain(&error) })?,
+        join: arguments.join,
     };
     let made = data::init(&plan).map_err(|error| Refusal::of(&error))?;
     println!(

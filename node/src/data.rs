@@ -11,7 +11,7 @@
 
 use okno_storage::{
     error::{ENGINE, StorageError},
-    identity::{FileIdentityMedium, Identity, IdentityRecord, Member},
+    identity::{FileIdentityMedium, Identity, IdentityRecord, Later, Member},
     rocks::{RocksEngine, RocksOptions},
 };
 use std::{
@@ -62,6 +62,8 @@ pub struct InitPlan {
     pub node_id: u64,
     /// The full initial member list: the same on all.
     pub members: Vec<Member>,
+    /// The node joins a cluster that is there, whose initial list does not hold it.
+    pub join: bool,
 }
 
 /// Reads `1=host:port,2=host:port,…`.
@@ -96,8 +98,18 @@ pub fn parse_members(text: &str) -> Result<Vec<Member>, DataError> {
 
 /// Makes a node: identity and empty database directory. Refuses a directory that holds anything.
 pub fn init(plan: &InitPlan) -> Result<IdentityRecord, DataError> {
-    if !plan.members.iter().any(|member| member.node_id == plan.node_id) {
-        return Err(DataError::Members(format!("node {} itself is not among them", plan.node_id)));
+    let listed = plan.members.iter().any(|member| member.node_id == plan.node_id);
+    if !listed && !plan.join {
+        return Err(DataError::Members(format!(
+            "node {} itself is not among them; a node that joins a cluster that is there is made with --join",
+            plan.node_id
+        )));
+    }
+    if listed && plan.join {
+        return Err(DataError::Members(format!(
+            "node {} is a founder; a founder's id dies with its data: join under an id that was never used",
+            plan.node_id
+        )));
     }
     let directory = &plan.directory;
     let io = |source| DataError::Io { path: directory.clone(), source };
@@ -119,7 +131,7 @@ pub fn init(plan: &InitPlan) -> Result<IdentityRecord, DataError> {
         synced_index: 0,
         live_directory: DATABASE.into(),
         sequence: 0,
-        later: Default::default(),
+        later: Later { joined: plan.join, ..Later::default() },
     };
     // Last: a directory without identity is not a node, so an interrupted init is seen.
     let identity = Identity::create(Box::new(FileIdentityMedium::new(directory.join("identity"))?), record)?;
@@ -234,6 +246,7 @@ mod tests {
             cluster: Uuid::from_u128(7),
             node_id,
             members: parse_members("1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3").expect("members"),
+            join: false,
         }
     }
 
@@ -294,5 +307,8 @@ mod tests {
         }
         let root = tempfile::tempdir().expect("directory");
         assert!(init(&plan(&root.path().join("d"), 4)).is_err(), "a node outside of its member list");
+        let join = |id| InitPlan { join: true, ..plan(&root.path().join(format!("j{id}")), id) };
+        assert!(init(&join(2)).is_err(), "a founder does not join");
+        assert!(init(&join(4)).expect("made").later.joined);
     }
 }

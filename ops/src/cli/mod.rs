@@ -9,6 +9,7 @@ mod connection;
 mod directory;
 mod output;
 mod queue;
+mod recover;
 
 pub use connection::Connection;
 pub use output::{Format, exit, line};
@@ -61,6 +62,8 @@ pub enum Command {
     Entity(cluster::EntityCommand),
     /// Measure the cluster through its public API
     Bench(bench::BenchArgs),
+    /// A cluster of one from the only member that is left: offline, on its data directory
+    Recover(recover::RecoverArgs),
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
 }
@@ -78,6 +81,7 @@ impl Command {
             | Self::Catalogue(_)
             | Self::Directory(_)
             | Self::Entity(_)
+            | Self::Recover(_)
             | Self::Completion { .. } => None,
         }
     }
@@ -202,6 +206,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     if let Command::Bench(args) = cli.command {
         return bench::run(cli.connection.client(usual)?, args, cli.output).await;
     }
+    if let Command::Recover(args) = &cli.command {
+        return recover::run(args, cli.output);
+    }
     let session = Session::open(&cli.connection, cli.output, usual).await?;
     match cli.command {
         Command::Status => cluster::status(&session).await,
@@ -214,7 +221,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Catalogue(command) => catalogue::run(&session, command).await,
         Command::Directory(command) => directory::run(&session, command).await,
         Command::Entity(command) => cluster::entity(&session, command).await,
-        Command::Bench(_) | Command::Completion { .. } => Ok(()),
+        Command::Bench(_) | Command::Recover(_) | Command::Completion { .. } => Ok(()),
     }
 }
 
