@@ -13,7 +13,7 @@ use crate::{
         pins::Members,
         table::Answers,
     },
-    settings::{ClusterSettings, FEATURE_LEVEL},
+    settings::ClusterSettings,
     shell::{
         apply_thread::{ApplyThread, digest_thread},
         digests::digests,
@@ -441,7 +441,17 @@ impl ClusterHandle {
 
     /// Replicated feature level (rule 9).
     pub fn level(&self) -> u32 {
-        self.hub.reader.view().level().map_or(FEATURE_LEVEL, |level| level.max(1))
+        self.hub.reader.level()
+    }
+
+    /// Members of which it is not known, now, that they understand a level, with what each last said: the level may be
+    /// raised only when there is none (rule 9). One that cannot be reached may be on its way back to an older program.
+    pub fn below_level(&self, level: u32) -> Vec<(NodeId, Option<u32>)> {
+        let reached =
+            |node| node == self.hub.own || self.hub.transport.get().is_some_and(|t| t.connected(node));
+        let members = self.hub.members.lock();
+        let all = members.list().iter().map(|m| (m.node_id, members.level(m.node_id)));
+        all.filter(|(node, said)| !reached(*node) || said.is_none_or(|said| said < level)).collect()
     }
 
     pub fn node_id(&self) -> NodeId {

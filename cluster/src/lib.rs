@@ -28,7 +28,7 @@ pub mod transport;
 pub use crate::core::event::Quarantine;
 pub use api::NodeId;
 pub use handle::{Cluster, ClusterError, ClusterHandle, ClusterParts};
-pub use settings::{ClusterSettings, FEATURE_LEVEL};
+pub use settings::{ClusterSettings, FEATURE_LEVEL, level};
 pub use shell::fatal::{Fatal, ProcessExit};
 pub use status::{
     ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus, NodePhase, REMEDY_NEWER_PROGRAM,

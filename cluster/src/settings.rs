@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Highest replicated feature level this binary knows (rule 9). Level 1 is everything up to the first release.
-pub const FEATURE_LEVEL: u32 = 1;
+/// Highest replicated feature level this release knows (rule 9); what this process knows is [`level::known`].
+pub use okno_storage::level::{self, FEATURE_LEVEL};
 /// Version of the protocol between nodes; peers of another version are refused at the handshake.
 pub const PROTOCOL: u32 = 1;
 

@@ -129,6 +129,7 @@ pub const RULES: &[Rule] = &[
     personal(rule("/okno.v1.ClusterService/ShowEntity", &[Auditor, Admin])),
     rule("/okno.v1.ClusterService/ReleaseEntity", &[Admin]),
     rule("/okno.v1.ClusterService/PlaceMarker", &[Auditor, Admin]),
+    rule("/okno.v1.ClusterService/RaiseLevel", &[Admin]),
     always(rule("/okno.v1.ClusterService/GetDigests", &[Auditor, Admin])),
     stream(always(rule("/okno.v1.ClusterService/WatchNotices", CLIENTS))),
     stream(rule("/okno.v1.WorkstationService/Attach", WINDOW)),

@@ -298,8 +298,15 @@ pub struct Commit {
 impl Commit {
     /// The commit as it goes into the log. Refuses what breaks a rule of [`Commit::check`] and what is larger
     /// than [`COMMIT_BYTES_MAX`].
+    ///
+    /// In the oldest form, which every release reads; [`Commit::encode_at`] is for where the level is known.
     pub fn encode(&self) -> Result<Bytes, StorageError> {
-        schema::encode_commit(self)
+        schema::encode_commit(self, 1)
+    }
+
+    /// As [`Commit::encode`], in the newest form that the replicated feature level allows (rule 9).
+    pub fn encode_at(&self, level: u32) -> Result<Bytes, StorageError> {
+        schema::encode_commit(self, level)
     }
 
     /// Reads an encoded commit; bodies share the memory of `data`.

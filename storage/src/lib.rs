@@ -21,6 +21,7 @@ pub mod engine;
 pub mod error;
 pub mod identity;
 pub mod keys;
+pub mod level;
 pub mod log;
 pub mod members;
 pub mod memory;

@@ -37,6 +37,8 @@ pub enum Mutant {
     FastClockExpires,
     /// The applied index is written apart from what was applied (`state`).
     SplitApplyBatch,
+    /// Commits are written in the next release's form whatever the replicated level (`schema`).
+    EncodeBeforeLevel,
 }
 
 impl Mutant {
@@ -54,6 +56,7 @@ impl Mutant {
         Self::ActivateEarly,
         Self::FastClockExpires,
         Self::SplitApplyBatch,
+        Self::EncodeBeforeLevel,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -71,6 +74,7 @@ impl Mutant {
             Self::ActivateEarly => "activate-early",
             Self::FastClockExpires => "fast-clock-expires",
             Self::SplitApplyBatch => "split-apply-batch",
+            Self::EncodeBeforeLevel => "encode-before-level",
         }
     }
 }
@@ -78,9 +82,22 @@ impl Mutant {
 #[cfg(feature = "mutants")]
 mod chosen {
     use super::Mutant;
-    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
     static CHOSEN: AtomicU8 = AtomicU8::new(0);
+    static NEXT_RELEASE: AtomicBool = AtomicBool::new(false);
+
+    /// Makes this process act as the release after this one: it knows one feature level more, and from that level on
+    /// writes commits in a form that this release cannot decode.
+    pub fn be_next_release() {
+        NEXT_RELEASE.store(true, Ordering::Relaxed);
+    }
+
+    /// Does this process act as the release after this one?
+    #[inline]
+    pub fn is_next_release() -> bool {
+        NEXT_RELEASE.load(Ordering::Relaxed)
+    }
 
     /// Chooses the planted fault of this process, or none.
     pub fn choose(mutant: Option<Mutant>) {
@@ -102,11 +119,18 @@ mod chosen {
 }
 
 #[cfg(feature = "mutants")]
-pub use chosen::{choose, choose_by_name, is};
+pub use chosen::{be_next_release, choose, choose_by_name, is, is_next_release};
 
 /// Is this the planted fault? Never, in this build.
 #[cfg(not(feature = "mutants"))]
 #[inline(always)]
 pub const fn is(_mutant: Mutant) -> bool {
+    false
+}
+
+/// Does this process act as the release after this one? Never, in this build.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+pub const fn is_next_release() -> bool {
     false
 }

@@ -15,13 +15,12 @@ use crate::{
         TimerChange, TimerKey, Value,
     },
     error::StorageError,
+    level,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes as Raw;
 use uuid::Uuid;
-
-const COMMIT_VERSION: u16 = 1;
 
 /// Everything of a commit but its events.
 #[derive(Serialize, Deserialize)]
@@ -340,7 +339,8 @@ pub(crate) struct Decoded {
     pub events_at: usize,
 }
 
-pub(crate) fn encode_commit(commit: &Commit) -> Result<Bytes, StorageError> {
+pub(crate) fn encode_commit(commit: &Commit, at_level: u32) -> Result<Bytes, StorageError> {
+    let version = level::commit_version(at_level);
     commit.check().map_err(|detail| corrupt("commit to be encoded", detail))?;
     let origin = commit.origin.as_ref();
     let rest = RestV1 {
@@ -413,13 +413,16 @@ pub(crate) fn encode_commit(commit: &Commit) -> Result<Bytes, StorageError> {
     let length_at = out.len();
     out.extend_from_slice(&[0; 4]);
     codec::encode_into(&mut out, &rest)?;
+    if version == level::COMMIT_VERSION_NEXT {
+        codec::encode_into(&mut out, &at_level)?;
+    }
     let rest_length = u32::try_from(out.len() - length_at - 4).map_err(|_| too_large(out.len()))?;
     out[length_at..length_at + 4].copy_from_slice(&rest_length.to_be_bytes());
     encode_events(&mut out, &commit.events)?;
     if out.len() > COMMIT_BYTES_MAX {
         return Err(too_large(out.len()));
     }
-    codec::seal(&mut out, RecordTag { kind: kind::COMMIT, version: COMMIT_VERSION });
+    codec::seal(&mut out, RecordTag { kind: kind::COMMIT, version });
     Ok(Bytes::from(out))
 }
 
@@ -442,7 +445,10 @@ pub(crate) fn decode_commit(data: &Bytes) -> Result<Decoded, StorageError> {
     if data.len() > COMMIT_BYTES_MAX {
         return Err(corrupt("commit", format!("{} bytes", data.len())));
     }
-    let (_version, payload) = codec::unframe_own("commit", data, kind::COMMIT, COMMIT_VERSION)?;
+    let (version, payload) = codec::unframe_own("commit", data, kind::COMMIT, u16::MAX)?;
+    if !level::reads_commit(version) {
+        return Err(StorageError::Newer { kind: kind::COMMIT, version });
+    }
     let (length, body) = payload
         .split_first_chunk::<4>()
         .ok_or_else(|| corrupt("commit", "no length of its first section"))?;
@@ -451,7 +457,12 @@ pub(crate) fn decode_commit(data: &Bytes) -> Result<Decoded, StorageError> {
         .split_at_checked(rest_length)
         .ok_or_else(|| corrupt("commit", "its first section is longer than the commit"))?;
     let events_at = codec::HEADER_BYTES + 4 + rest_length;
-    let rest: RestV1<'_> = codec::decode("commit", rest)?;
+    let rest: RestV1<'_> = if version == level::COMMIT_VERSION_NEXT {
+        // The level it was written at follows, for nobody to use.
+        codec::decode::<(RestV1<'_>, u32)>("commit", rest)?.0
+    } else {
+        codec::decode("commit", rest)?
+    };
     let events = decode_events("commit", &data.slice(events_at..))?;
     let commit = commit_from_v1(rest, events, data)?;
     commit.check().map_err(|detail| corrupt("commit", detail))?;

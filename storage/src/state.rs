@@ -22,7 +22,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use std::sync::{
     Arc,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Where apply stands.
@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     requests: RwLock<RequestFilter>,
     applied_index: AtomicU64,
     applied_time: AtomicI64,
+    /// The replicated feature level.
+    level: AtomicU32,
 }
 
 impl Genesis {
@@ -144,8 +146,12 @@ impl StateStore {
         let caches = ApplyCaches::load(&*engine)?;
         let requests = RwLock::new(RequestFilter::load(&*engine, mark.time_ms)?);
         let (applied_index, applied_time) = (AtomicU64::new(mark.index), AtomicI64::new(mark.time_ms));
-        let shared = Shared { engine, genesis, requests, applied_index, applied_time };
-        Ok(Self { shared: Arc::new(shared), mark, caches, held: None })
+        let level = AtomicU32::new(0);
+        let shared = Arc::new(Shared { engine, genesis, requests, applied_index, applied_time, level });
+        let state = Self { shared, mark, caches, held: None };
+        let level = state.reader().view().level()?;
+        state.shared.level.store(level, Ordering::Release);
+        Ok(state)
     }
 
     pub fn mark(&self) -> &AppliedMark {
@@ -270,6 +276,9 @@ impl StateStore {
             self.shared.engine.write(batch, Sync::No)?;
         }
         self.mark = mark;
+        if let Some(level) = overlay.level {
+            self.shared.level.store(level, Ordering::Release);
+        }
         apply::settle(overlay, self.mark.time_ms, &mut self.caches, &self.shared.requests);
         self.publish();
         Ok(())
@@ -344,6 +353,10 @@ impl StateReader {
     pub fn applied(&self) -> (u64, i64) {
         let index = self.shared.applied_index.load(Ordering::Acquire);
         (index, self.shared.applied_time.load(Ordering::Acquire))
+    }
+    /// The replicated feature level as applied, lock-free: what may be encoded how (rule 9).
+    pub fn level(&self) -> u32 {
+        self.shared.level.load(Ordering::Acquire).max(1)
     }
     /// Through the shared request cache; falls back to one read.
     pub fn request(&self, key: &RequestKey) -> Result<Option<RememberedRequest>, StorageError> {

@@ -169,6 +169,10 @@ pub const REASONS: &[(&str, &str)] = &[
     ("MESSAGE_UNREADABLE", "a message between entities cannot be read by this version"),
     ("ENTITY_QUARANTINED", "the entity failed repeatedly and is closed until an administrator releases it"),
     ("ENTITY_NOT_QUARANTINED", "the entity is not quarantined: there is nothing to release"),
+    (
+        "FEATURE_LEVEL_UNSUPPORTED",
+        "not every member is known to understand this feature level: install the newer program on each first",
+    ),
     ("SYSTEM_OPERATION_DENIED", "only an administrator may do this"),
 ];
 

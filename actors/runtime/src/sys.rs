@@ -16,6 +16,7 @@ use okno_storage::{
         Body, Commit, CommitId, EntityKey, Origin as CommitOrigin, Record, RememberedReply, SystemOp, Value,
     },
     error::StorageError,
+    level,
     state::{StateView, StoredEntity},
 };
 use serde::{Deserialize, Serialize};
@@ -169,6 +170,9 @@ impl SysCell {
                 let known = self.quarantines.as_ref()?;
                 (!known.contains(entity)).then(|| not_quarantined(entity))
             }
+            SystemOp::Level { level } if *level > level::known() => {
+                Some(level_unsupported(*level, "the leader"))
+            }
             _ => None,
         }
     }
@@ -219,7 +223,7 @@ impl SysCell {
                 .collect(),
             system: op.cloned(),
         };
-        let data = commit.encode().ok()?;
+        let data = commit.encode_at(env.worlds.level()).ok()?;
         if moved {
             self.root.events += 1;
             self.head = id;
@@ -271,6 +275,19 @@ fn not_quarantined(entity: &EntityKey) -> Refusal {
         "entity",
         entity.to_string(),
     )
+}
+
+/// Somebody is not known to understand a feature level; `who` names them.
+pub fn level_unsupported(level: u32, who: &str) -> Refusal {
+    let refusal = refusal(
+        RefusalClass::FailedPrecondition,
+        "FEATURE_LEVEL_UNSUPPORTED",
+        &format!("Уровень {level} знают не все узлы: сначала обновите программу на каждом ({who})"),
+        &format!(
+            "Not every member is known to understand level {level}: install the newer program first on {who}"
+        ),
+    );
+    with_detail(with_detail(refusal, "level", level.to_string()), "members", who)
 }
 
 impl AnyCell for SysCell {

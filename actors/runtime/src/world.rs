@@ -67,6 +67,11 @@ impl Worlds {
         }
     }
 
+    /// The replicated feature level: in which form what is decided may be written (rule 9).
+    pub fn level(&self) -> u32 {
+        self.reader.as_ref().map_or(1, StateReader::level)
+    }
+
     /// From now on nobody is given a world older than `index`.
     pub fn require(&self, index: u64) {
         self.required.fetch_max(index, Ordering::AcqRel);

@@ -46,6 +46,7 @@ catalogue! {
     Refused "unauthorised-refused" "the unauthorised are refused";
     MemoryBounded "memory-bounded" "memory and queues stay within their bounds";
     NeighboursUnharmed "neighbours-unharmed" "one entity's trouble is its own";
+    LevelFirst "level-first" "nothing is written in a form that the replicated level does not allow yet";
     Deterministic "deterministic" "the same seed gives the same trace";
     Restorable "restorable" "what was backed up can be restored, equal, in time";
 }

@@ -6,6 +6,7 @@
 use okno_checks::invariants::{Invariant, Verdict};
 use okno_storage::{
     commit::{Commit, MessageKey, Outcome, SystemOp, TimerChange, TimerKey},
+    level,
     log::LogEntry,
     state::AppliedSlice,
 };
@@ -183,6 +184,20 @@ impl Watch {
         self.figures.markers += u64::from(slice.marker.is_some());
     }
 
+    /// Nothing stands in the log in a form that the level, as of the end of a slice, does not allow (rule 9).
+    pub fn encoded(&mut self, entries: &[LogEntry], level: u32) {
+        for entry in entries {
+            let needed = level::needed_by(&entry.data);
+            if needed > level {
+                let detail = format!(
+                    "entry {} is in a form of level {needed}, and the cluster is at level {level}",
+                    entry.index
+                );
+                self.breach(Invariant::LevelFirst, detail);
+            }
+        }
+    }
+
     /// What an entry changes for messages and timers, once for all nodes.
     fn first(&mut self, entry: &LogEntry, outcome: &Outcome) {
         match outcome {
@@ -332,6 +347,7 @@ impl Watch {
             Invariant::JournalWhole => Some("every node's chain recomputed".into()),
             Invariant::Progress => Some("everybody was answered and all nodes are equally far".into()),
             Invariant::StopsWhenWrong => Some("no sound node stopped, no damaged one served".into()),
+            Invariant::LevelFirst => Some(format!("{} entries in forms their level allows", self.rows.len())),
             Invariant::NeighboursUnharmed => Some("no panic ended a process".into()),
             _ => None,
         };

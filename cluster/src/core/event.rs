@@ -40,6 +40,12 @@ pub enum Event {
         term: u64,
         data: Bytes,
     },
+    /// A commit of the leader's own that nobody waits for; dropped unless this node leads in its term and takes
+    /// proposals: it is asked for again.
+    Own {
+        term: u64,
+        data: Bytes,
+    },
     /// Messages to this peer were lost.
     Unreachable(NodeId),
     /// All incarnations are pinned on disk: the node may vote and campaign (rule 14).

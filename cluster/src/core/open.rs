@@ -4,10 +4,10 @@
 use super::{
     driver::{Driver, RecoverError, Start, Timing, recover},
     log_view::Unreadable,
+    steps,
 };
 use crate::{
     api::NodeId,
-    settings::FEATURE_LEVEL,
     status::{REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
 };
 use okno_storage::{
@@ -82,10 +82,10 @@ pub fn open(
             );
         }
     }
-    let level = state.reader().view().level()?;
-    let mut newer = level > FEATURE_LEVEL;
+    let above = steps::level_above(&state.reader());
+    let mut newer = above.is_some();
     if newer {
-        wrong = Some(format!("the cluster's feature level is {level}, this program knows {FEATURE_LEVEL}"));
+        wrong = above;
     }
     let hard_state = match recovered {
         Ok(hard_state) => Some(hard_state),

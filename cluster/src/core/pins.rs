@@ -4,7 +4,7 @@
 
 use crate::{
     api::NodeId,
-    settings::{FEATURE_LEVEL, PROTOCOL},
+    settings::{PROTOCOL, level},
     transport::{Hello, Refusal},
 };
 use okno_storage::identity::{IdentityRecord, Member};
@@ -37,7 +37,7 @@ impl Members {
             hash: record.genesis_chain(),
             list: record.members.clone(),
             known,
-            levels: BTreeMap::from([(record.node_id, FEATURE_LEVEL)]),
+            levels: BTreeMap::from([(record.node_id, level::known())]),
             pinned,
             disowned_by: BTreeSet::new(),
         }
@@ -58,6 +58,13 @@ impl Members {
 
     pub fn level(&self, node: NodeId) -> Option<u32> {
         self.levels.get(&node).copied()
+    }
+
+    /// Members that are not known to understand `level`, with what they said last: nobody may write what they could not
+    /// read (rule 9).
+    pub fn below(&self, level: u32) -> Vec<(NodeId, Option<u32>)> {
+        let said = self.list.iter().map(|m| (m.node_id, self.level(m.node_id)));
+        said.filter(|(_, said)| said.is_none_or(|said| said < level)).collect()
     }
 
     /// A member refuses us as another incarnation than the one it has pinned. True once so many do that they are the
@@ -90,14 +97,14 @@ impl Members {
             node: self.own,
             incarnation: self.incarnation,
             members_hash: self.hash,
-            feature_level: FEATURE_LEVEL,
+            feature_level: level::known(),
             protocol: PROTOCOL,
             to,
         }
     }
 
-    /// Checks a hello and learns from it.
-    pub fn greet(&mut self, hello: &Hello) -> Result<(), Refusal> {
+    /// Checks a hello and learns from it. `level` is the replicated feature level: who knows less could not read the log.
+    pub fn greet(&mut self, hello: &Hello, level: u32) -> Result<(), Refusal> {
         if hello.cluster != self.cluster {
             return Err(Refusal::Cluster(format!("{} meets {}", hello.cluster, self.cluster)));
         }
@@ -112,6 +119,9 @@ impl Members {
         }
         if hello.members_hash != self.hash {
             return Err(Refusal::Members);
+        }
+        if hello.feature_level < level {
+            return Err(Refusal::Level { theirs: hello.feature_level, needed: level });
         }
         match self.known.get(&hello.node) {
             Some(known) if self.pinned && *known != hello.incarnation => {
@@ -152,18 +162,18 @@ mod tests {
         let mut one = Members::new(&record(1));
         let two = Members::new(&record(2));
         assert_eq!(one.missing(), vec![2, 3]);
-        one.greet(&two.hello(1)).expect("a member");
+        one.greet(&two.hello(1), 1).expect("a member");
         // Made anew before anything was pinned: the newest counts.
         let mut again = record(3);
-        one.greet(&Members::new(&again).hello(1)).expect("a member");
+        one.greet(&Members::new(&again).hello(1), 1).expect("a member");
         again.incarnation = Uuid::from_u128(333);
         let third = Members::new(&again);
-        one.greet(&third.hello(1)).expect("not pinned yet");
+        one.greet(&third.hello(1), 1).expect("not pinned yet");
         let pins = one.pins().expect("complete");
         assert_eq!(pins[2], (3, Uuid::from_u128(333)));
         one.set_pinned();
-        assert_eq!(one.greet(&Members::new(&record(3)).hello(1)), Err(Refusal::Incarnation(3)));
-        one.greet(&third.hello(1)).expect("the pinned one");
+        assert_eq!(one.greet(&Members::new(&record(3)).hello(1), 1), Err(Refusal::Incarnation(3)));
+        one.greet(&third.hello(1), 1).expect("the pinned one");
     }
 
     #[test]
@@ -175,16 +185,30 @@ mod tests {
             change(&mut h);
             h
         };
-        assert!(matches!(one.greet(&with(|h| h.cluster = Uuid::nil())), Err(Refusal::Cluster(_))));
-        assert_eq!(one.greet(&with(|h| h.node = 9)), Err(Refusal::UnknownNode(9)));
-        assert_eq!(one.greet(&with(|h| h.node = 1)), Err(Refusal::UnknownNode(1)));
-        assert_eq!(one.greet(&with(|h| h.to = 3)), Err(Refusal::NotMe(3)));
-        assert_eq!(one.greet(&with(|h| h.members_hash = [0; 32])), Err(Refusal::Members));
+        assert!(matches!(one.greet(&with(|h| h.cluster = Uuid::nil(), 1)), Err(Refusal::Cluster(_))));
+        assert_eq!(one.greet(&with(|h| h.node = 9), 1), Err(Refusal::UnknownNode(9)));
+        assert_eq!(one.greet(&with(|h| h.node = 1), 1), Err(Refusal::UnknownNode(1)));
+        assert_eq!(one.greet(&with(|h| h.to = 3), 1), Err(Refusal::NotMe(3)));
+        assert_eq!(one.greet(&with(|h| h.members_hash = [0; 32]), 1), Err(Refusal::Members));
         assert_eq!(
-            one.greet(&with(|h| h.protocol = 2)),
+            one.greet(&with(|h| h.protocol = 2), 1),
             Err(Refusal::Protocol { theirs: 2, ours: PROTOCOL })
         );
         assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
+    }
+
+    #[test]
+    fn who_cannot_read_the_log_is_refused_and_counts_as_not_heard() {
+        let mut one = Members::new(&record(1));
+        let hello = |id, feature_level| Hello { feature_level, ..Members::new(&record(id)).hello(1) };
+        assert_eq!(one.greet(&hello(2, 1), 2), Err(Refusal::Level { theirs: 1, needed: 2 }));
+        assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
+        one.greet(&hello(2, 1), 1).expect("level 1 is all it takes");
+        assert_eq!(one.below(2), vec![(2, Some(1)), (3, None)]);
+        one.greet(&hello(2, 2), 1).expect("a newer binary");
+        one.greet(&hello(3, 3), 1).expect("a newer binary still");
+        assert_eq!(one.below(2), vec![]);
+        assert_eq!(one.below(level::known() + 1), vec![(1, Some(level::known())), (2, Some(2))]);
     }
 
     #[test]

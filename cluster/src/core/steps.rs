@@ -5,14 +5,14 @@ use super::{
     event::{Effects, Persist},
     table::{Answers, Table},
 };
-use crate::settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX};
+use crate::settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX, level};
 use okno_storage::{
     commit::{Commit, CommitId, EntityKey, MemberRecord, Origin, Outcome, SystemOp},
     error::StorageError,
     identity::{Identity, IdentityRecord},
     log::{EntryKind, LogEntry, LogStore},
     planted::{self, Mutant},
-    state::{AppliedSlice, StateStore},
+    state::{AppliedSlice, StateReader, StateStore},
 };
 use uuid::Uuid;
 
@@ -124,17 +124,49 @@ pub fn founding_commit(record: &IdentityRecord, term: u64, time_ms: i64) -> Opti
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Commit {
+        system: Some(SystemOp::Found { cluster: record.cluster, members }),
+        ..bare(record.node_id, term, time_ms)
+    })
+}
+
+/// Why this program must not go on with the state: the cluster has raised its feature level above what it knows, and
+/// what is written from there on it could not read (rule 9). The node stays up, closed, and says so: a process that
+/// ended would be started again for ever.
+pub fn level_above(reader: &StateReader) -> Option<String> {
+    let (level, known) = (reader.level(), level::known());
+    (level > known).then(|| {
+        format!(
+            "the cluster's feature level is {level} and this program knows level {known}: install a version that knows \
+             level {level}"
+        )
+    })
+}
+
+/// Numbers of a leader's own commits that are not founding; below what the runtime counts from.
+const OWN_COUNTERS: std::ops::Range<u64> = 1..1_024;
+
+/// A leader's own raising of the level, right after founding, when every member is known to understand it: a cluster
+/// that is new begins with all that its release can do. `asked` counts the attempts of this process.
+pub fn level_commit(node: u64, term: u64, time_ms: i64, level: u32, asked: u64) -> Commit {
+    let counters = OWN_COUNTERS.end - OWN_COUNTERS.start;
+    Commit {
+        entity: EntityKey::parse("sys/level").expect("a constant in the right form"),
+        id: CommitId { term, counter: OWN_COUNTERS.start + asked % counters },
+        system: Some(SystemOp::Level { level }),
+        ..bare(node, term, time_ms)
+    }
+}
+
+/// A commit of the cluster's own, with nothing in it yet.
+fn bare(node: u64, term: u64, time_ms: i64) -> Commit {
+    Commit {
         entity: EntityKey::parse(FOUNDING).expect("a constant in the right form"),
         term,
-        // The counter's first value; the runtime begins at 1.
+        // The counter's first value; the runtime begins at 1,024.
         id: CommitId { term, counter: 0 },
         base: CommitId::NONE,
         time_ms,
-        origin: Some(Origin {
-            principal: format!("node/{}", record.node_id),
-            workstation: String::new(),
-            request: None,
-        }),
+        origin: Some(Origin { principal: format!("node/{node}"), workstation: String::new(), request: None }),
         events: Vec::new(),
         root: None,
         parts: Vec::new(),
@@ -143,6 +175,6 @@ pub fn founding_commit(record: &IdentityRecord, term: u64, time_ms: i64) -> Opti
         consumed: Vec::new(),
         timers: Vec::new(),
         replies: Vec::new(),
-        system: Some(SystemOp::Found { cluster: record.cluster, members }),
-    })
+        system: None,
+    }
 }

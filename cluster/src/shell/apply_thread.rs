@@ -18,7 +18,7 @@ use okno_storage::{
 };
 use std::sync::{
     Arc,
-    atomic::Ordering::{Acquire, Relaxed},
+    atomic::Ordering::{Acquire, Relaxed, Release},
 };
 use uuid::Uuid;
 
@@ -72,6 +72,9 @@ impl ApplyThread {
         if !self.founded {
             self.look_for_founding(slice)?;
         }
+        if let Some(why) = steps::level_above(&self.hub.reader) {
+            self.hub.quarantine(&why, REMEDY_NEWER_PROGRAM);
+        }
         for listener in self.hub.listeners.read().iter() {
             listener.applied(slice);
         }
@@ -106,6 +109,7 @@ impl ApplyThread {
                 );
             }
             self.founded = true;
+            self.hub.founded_here.store(true, Release);
         }
         Ok(())
     }

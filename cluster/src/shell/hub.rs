@@ -20,7 +20,7 @@ use crate::{
         pins::Members,
         table::{Answers, Table},
     },
-    settings::{ClusterSettings, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, READS_MAX},
+    settings::{ClusterSettings, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, READS_MAX, level},
     status::{MemberAlarm, NodePhase, TransferError},
     transport::{ForwardHandler, Gossip, Transport},
 };
@@ -133,6 +133,8 @@ pub struct Hub {
     pub own_alarms: Mutex<Arc<[MemberAlarm]>>,
     pub stopped: AtomicBool,
     pub intake_stopped: AtomicBool,
+    /// The founding commit was applied while this process ran: the cluster is new.
+    pub founded_here: AtomicBool,
     /// The raft thread waits to hear how far apply is.
     pub applied_wanted: AtomicBool,
     /// When the append under way began; 0: none.
@@ -182,6 +184,7 @@ impl Hub {
             own_alarms: Mutex::default(),
             stopped: AtomicBool::new(false),
             intake_stopped: AtomicBool::new(false),
+            founded_here: AtomicBool::new(false),
             applied_wanted: AtomicBool::new(false),
             disk_busy_since_ms: AtomicU64::new(0),
             began: super::system::monotonic(),
@@ -473,6 +476,13 @@ impl Hub {
         }
         tracing::info!(term = role.term, role = ?role.role, "role");
         self.role.send_replace(role);
+    }
+
+    /// The level a new cluster is to be raised to by its leader now; `None`: not by itself, or not yet.
+    pub fn own_level(&self) -> Option<u32> {
+        let known = level::known();
+        let wanted = self.founded_here.load(Acquire) && self.reader.level() < known;
+        (wanted && self.members.lock().below(known).is_empty()).then_some(known)
     }
 
     pub fn leads(&self) -> bool {

@@ -33,7 +33,8 @@ impl Inlet for Hub {
                 return Err(Refusal::Certificate(format!("names cluster {:?}", certificate.cluster)));
             }
         }
-        self.members.lock().greet(hello)?;
+        let level = self.reader.level();
+        self.members.lock().greet(hello, level)?;
         self.look_at_pins();
         Ok(())
     }

@@ -31,6 +31,8 @@ use uuid::Uuid;
 
 /// A slow disk or a wrong clock hands leadership over at most this often: the next leader may be no better.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(30);
+/// Ticks between two attempts to raise a new cluster's level: one is applied within a few, unless it was dropped.
+const LEVEL_EVERY_TICKS: u64 = 10;
 
 pub struct RaftThread {
     pub hub: Arc<Hub>,
@@ -74,6 +76,7 @@ impl RaftThread {
         let mut next_tick = system::monotonic() + tick;
         let mut handed_over: Option<Instant> = None;
         let mut spare = Vec::new();
+        let mut ticks = 0u64;
         loop {
             let wanted = self.hub.applied_wanted.load(Acquire);
             let taken = self.hub.inbox.take(next_tick, wanted, spare);
@@ -94,6 +97,10 @@ impl RaftThread {
                 if outlier && self.hub.leads() && may_hand_over(&mut handed_over, now) {
                     tracing::warn!("this leader's clock is an outlier: handing over");
                     events.push(Event::Transfer { ticket: 0, to: None });
+                }
+                ticks += 1;
+                if ticks.is_multiple_of(LEVEL_EVERY_TICKS) {
+                    events.extend(self.raise_level(ticks));
                 }
                 self.publish();
             }
@@ -221,6 +228,16 @@ impl RaftThread {
                 None
             }
         }
+    }
+
+    /// The leader of a new cluster raises its level once all members are known to understand it.
+    fn raise_level(&self, asked: u64) -> Option<Event> {
+        let term = self.hub.role.borrow().leading_term()?;
+        let level = self.hub.own_level()?;
+        let time_ms = self.hub.stamp(self.hub.reader.applied().1).ok()?;
+        let commit = steps::level_commit(self.hub.own, term, time_ms, level, asked / LEVEL_EVERY_TICKS);
+        tracing::info!(level, "raising the feature level of a new cluster");
+        commit.encode().ok().map(|data| Event::Own { term, data })
     }
 
     /// What the status shows.

@@ -83,6 +83,11 @@ pub enum Refusal {
     Members,
     #[error("protocol {theirs}, expected {ours}")]
     Protocol { theirs: u32, ours: u32 },
+    #[error(
+        "its program knows feature level {theirs}, the cluster is at {needed}: install a version that knows level \
+         {needed}"
+    )]
+    Level { theirs: u32, needed: u32 },
     #[error("meant for node {0}")]
     NotMe(NodeId),
     #[error("certificate: {0}")]

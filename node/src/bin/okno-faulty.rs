@@ -2,6 +2,8 @@
 //!
 //! Documents with certain notes make their case panic (feature `test-faults`); the environment variable `OKNO_MUTANT`
 //! names one planted fault (`okno_storage::planted`), and a name that is none ends the process as wrong usage.
+//! With `OKNO_NEXT_RELEASE` set it acts as the release after this one: it knows one feature level more, and from that
+//! level on writes what this release cannot read (`okno_storage::level`).
 
 use okno_storage::planted::{self, Mutant};
 use std::process::ExitCode;
@@ -11,6 +13,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Names the planted fault of this process.
 const MUTANT: &str = "OKNO_MUTANT";
+/// Set: the process acts as the next release.
+const NEXT_RELEASE: &str = "OKNO_NEXT_RELEASE";
 /// Exit code of wrong usage.
 const USAGE: u8 = 2;
 
@@ -18,6 +22,9 @@ fn main() -> ExitCode {
     if let Err(message) = choose_mutant() {
         eprintln!("okno-faulty: {message}");
         return ExitCode::from(USAGE);
+    }
+    if std::env::var_os(NEXT_RELEASE).is_some_and(|value| !value.is_empty()) {
+        planted::be_next_release();
     }
     // First of all: everything that speaks TLS takes the process's provider.
     if rustls::crypto::ring::default_provider().install_default().is_err() {

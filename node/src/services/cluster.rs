@@ -17,7 +17,7 @@ use okno_cluster::{
 };
 use okno_domain::entity::RefusalClass;
 use okno_proto::v1::{self, cluster_service_server::ClusterService, watch_notices_response::Update};
-use okno_runtime::shard::check_request_id;
+use okno_runtime::{shard::check_request_id, sys::level_unsupported};
 use okno_storage::commit::{EntityKey, SystemOp};
 use std::{
     pin::Pin,
@@ -54,6 +54,7 @@ fn member(status: &ClusterStatus, member: &MemberStatus) -> v1::Member {
         clock_offset_ms: member.clock_offset_ms.unwrap_or_default(),
         leader: status.leader == Some(member.id),
         self_: member.id == status.node_id,
+        feature_level: member.feature_level.unwrap_or_default(),
     }
 }
 
@@ -224,6 +225,49 @@ impl ClusterService for Clusters {
             let meta = desk.system(&context, request, SystemOp::Marker).await?;
             let marker_index = meta.as_ref().map(|meta| meta.applied_index).unwrap_or_default();
             Ok(v1::PlaceMarkerResponse { meta, marker_index })
+        };
+        self.desk.handle(request, handler).await
+    }
+
+    async fn raise_level(
+        &self,
+        request: Request<v1::RaiseLevelRequest>,
+    ) -> Result<Response<v1::RaiseLevelResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::RaiseLevelRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            check_request_id(request.request_id).map_err(Failure::Refused)?;
+            // Only the leader is sure to hear every member, and it is the one who would write what they must read.
+            if !matches!(desk.cluster.role().role, Role::Leader { .. }) {
+                let pause = Duration::from_millis(200);
+                return Err(Failure::not_applied("NOT_LEADER", pause, "only the leader raises the level"));
+            }
+            let (from, known) = (desk.cluster.level(), okno_cluster::level::known());
+            let to = if message.to == 0 { known } else { message.to };
+            let short = desk.cluster.below_level(to);
+            if !short.is_empty() {
+                let who = short.iter().map(|(node, level)| match level {
+                    Some(level) if *level < to => format!("node {node}: level {level}"),
+                    _ => format!("node {node}: not connected"),
+                });
+                let refusal = level_unsupported(to, &who.collect::<Vec<_>>().join(", "));
+                return Err(Failure::Refused(refusal));
+            }
+            let status = desk.cluster.status();
+            let members = status.members.iter().map(|member| v1::MemberLevel {
+                node_id: member.id,
+                level: member.feature_level.unwrap_or_default(),
+                connected: member.connected,
+            });
+            let members = members.collect();
+            let meta = if message.dry_run || to <= from {
+                None
+            } else {
+                let meta = desk.system(&context, request, SystemOp::Level { level: to }).await?;
+                tracing::info!(from, to, "the feature level was raised by an operator");
+                meta
+            };
+            Ok(v1::RaiseLevelResponse { meta, from, to, members })
         };
         self.desk.handle(request, handler).await
     }

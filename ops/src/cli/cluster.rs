@@ -1,4 +1,4 @@
-//! `oknoctl status`, `member`, `transfer-leader`, `digest`, `notices` and `entity`.
+//! `oknoctl status`, `member`, `transfer-leader`, `digest`, `notices`, `entity` and `level`.
 
 use super::{
     Failure, Session,
@@ -10,8 +10,8 @@ use okno_client::{
     CallOptions,
     v1::{
         EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole,
-        NodePhase, PlaceMarkerRequest, ReleaseEntityRequest, ShowEntityRequest, TransferLeaderRequest,
-        TransferLeaderResponse, watch_notices_response,
+        NodePhase, PlaceMarkerRequest, RaiseLevelRequest, ReleaseEntityRequest, ShowEntityRequest,
+        TransferLeaderRequest, TransferLeaderResponse, watch_notices_response,
     },
 };
 use serde_json::json;
@@ -66,6 +66,21 @@ pub enum EntityCommand {
     Release {
         #[arg(value_parser = entity_ref)]
         entity: EntityRef,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LevelCommand {
+    /// The level, and what each member's program understands
+    Show,
+    /// Raise the level: no older program can take part any more, and there is no way back
+    Raise {
+        /// Level to raise to; the highest the leader knows unless given
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        to: Option<u32>,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -326,6 +341,45 @@ pub async fn entity(session: &Session, command: EntityCommand) -> Result<(), Fai
             let response =
                 session.call(ReleaseEntityRequest { meta: session.meta(), entity: Some(entity) }).await?;
             output::print(session.format, &response, |_| format!("{name} is released"));
+        }
+    }
+    Ok(())
+}
+
+pub async fn level(session: &Session, command: LevelCommand) -> Result<(), Failure> {
+    match command {
+        LevelCommand::Show => {
+            let response = session.call(GetStatusRequest {}).await?;
+            output::print(session.format, &response, |r| {
+                let rows = r.members.iter().map(|m| {
+                    let level =
+                        if m.feature_level == 0 { "-".to_owned() } else { m.feature_level.to_string() };
+                    [m.node_id.to_string(), level]
+                });
+                format!(
+                    "level {}\n{}\nas node {} knows it",
+                    r.level,
+                    table(["NODE", "UNDERSTANDS"], rows),
+                    r.node_id
+                )
+            });
+        }
+        LevelCommand::Raise { to, dry_run } => {
+            session.client.find_leader().await;
+            let request = RaiseLevelRequest { meta: session.meta(), to: to.unwrap_or_default(), dry_run };
+            let response = session.call(request).await?;
+            output::print(session.format, &response, |r| {
+                if r.to <= r.from {
+                    format!("the level is {} already", r.from)
+                } else if dry_run {
+                    format!(
+                        "the level would be raised from {} to {}: every member understands it",
+                        r.from, r.to
+                    )
+                } else {
+                    format!("the level is raised from {} to {}", r.from, r.to)
+                }
+            });
         }
     }
     Ok(())

@@ -60,6 +60,9 @@ pub enum Command {
     /// Single entities: what is known about them, ending a quarantine
     #[command(subcommand)]
     Entity(cluster::EntityCommand),
+    /// Show or raise the replicated feature level
+    #[command(subcommand)]
+    Level(cluster::LevelCommand),
     /// Measure the cluster through its public API
     Bench(bench::BenchArgs),
     /// A cluster of one from the only member that is left: offline, on its data directory
@@ -221,6 +224,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Catalogue(command) => catalogue::run(&session, command).await,
         Command::Directory(command) => directory::run(&session, command).await,
         Command::Entity(command) => cluster::entity(&session, command).await,
+        Command::Level(command) => cluster::level(&session, command).await,
         Command::Bench(_) | Command::Recover(_) | Command::Completion { .. } => Ok(()),
     }
 }

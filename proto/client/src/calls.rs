@@ -129,6 +129,7 @@ calls! {
         |r| Hints { served_by: r.served_by, leader: r.leader, ..Hints::default() };
     reads "ClusterService" "ShowEntity" ShowEntityRequest ShowEntityResponse |r| r.meta.as_hints();
     mutates "ClusterService" "ReleaseEntity" ReleaseEntityRequest ReleaseEntityResponse |r| r.meta.as_hints();
+    mutates "ClusterService" "RaiseLevel" RaiseLevelRequest RaiseLevelResponse |r| r.meta.as_hints();
     mutates "ClusterService" "PlaceMarker" PlaceMarkerRequest PlaceMarkerResponse |r| r.meta.as_hints();
     reads "ClusterService" "GetDigests" GetDigestsRequest GetDigestsResponse
         |r| Hints { served_by: r.served_by, ..Hints::default() };

@@ -173,7 +173,7 @@ impl<E: Registered> Cell<E> {
             self.head = id;
         }
         self.last_ms = now_ms;
-        match self.seal(&commit, reply) {
+        match self.seal(&commit, reply, env) {
             Err(StorageError::TooLarge(_)) => self.spoiled(),
             sealed => sealed.unwrap_or_else(broken),
         }
@@ -222,7 +222,7 @@ impl<E: Registered> Cell<E> {
         }
         self.last_ms = now_ms;
         let reply = trigger.request().and(reply);
-        self.seal(&commit, reply).unwrap_or_else(broken)
+        self.seal(&commit, reply, env).unwrap_or_else(broken)
     }
 
     /// Deletes the row of a timer that is not set any more.
@@ -238,12 +238,17 @@ impl<E: Registered> Cell<E> {
         let mut commit = frame(&self.key, self.term, id, self.head, now_ms, &trigger, None);
         commit.timers = vec![TimerChange::Clear(timer.clone())];
         self.last_ms = now_ms;
-        self.seal(&commit, None).unwrap_or_else(broken)
+        self.seal(&commit, None, env).unwrap_or_else(broken)
     }
 
     /// Encodes; `Err`: larger than a commit may be, or breaks a rule of commits.
-    fn seal(&mut self, commit: &Commit, reply: Option<Record>) -> Result<CellOutput, StorageError> {
-        let data = commit.encode()?;
+    fn seal(
+        &mut self,
+        commit: &Commit,
+        reply: Option<Record>,
+        env: &CellEnv,
+    ) -> Result<CellOutput, StorageError> {
+        let data = commit.encode_at(env.worlds.level())?;
         self.seq += 1;
         Ok(CellOutput::Proposed { seq: self.seq, data, reply })
     }

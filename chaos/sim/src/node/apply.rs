@@ -55,6 +55,7 @@ impl Live {
         let slice = self.state.apply(&entries, watermark)?;
         let mark = self.state.mark();
         w.watch.applied(self.ix, &entries, &slice, mark.chain);
+        w.watch.encoded(&entries[..slice.entries.len()], self.reader.level());
         w.trace.mix(u64::from_le_bytes(mark.chain[..8].try_into().expect("eight of 32 bytes")));
         if w.trace.on() {
             for entry in &slice.entries {
@@ -84,6 +85,7 @@ impl Live {
                     self.quarantine(w, "the first commit names other members than those pinned here");
                 }
                 self.founded = true;
+                self.founded_here = true;
             }
         }
         let leading = self.ready();

@@ -78,6 +78,7 @@ struct RaftThread {
     applied: Option<(u64, bool)>,
     pins: bool,
     tick_due: bool,
+    ticks: u64,
     /// Wakes when apply has moved: waiting to become ready.
     wanted: bool,
     wake: Wakeup,
@@ -135,6 +136,8 @@ pub struct Live {
     driver: Option<Driver>,
     unreadable: Unreadable,
     founded: bool,
+    /// The founding commit was applied while this process ran.
+    founded_here: bool,
     table: Table,
     members: Members,
     peers: Peers,
@@ -218,6 +221,7 @@ impl Live {
             driver: Some(driver),
             unreadable: opened.unreadable,
             founded: opened.founded,
+            founded_here: false,
             table: Table::new(applied),
             members,
             peers: Peers::new(record.node_id, voters),

@@ -18,6 +18,7 @@ use okno_cluster::{
         steps,
         table::Answers,
     },
+    settings::level,
     shell::peers::Disagreement,
     transport::{Gossip, Hello, Refusal},
 };
@@ -28,6 +29,9 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
+
+/// As of production's raft thread.
+const LEVEL_EVERY_TICKS: u64 = 10;
 
 impl Live {
     // What comes in.
@@ -97,6 +101,10 @@ impl Live {
             let now = self.now_ms(w);
             if self.verdict(w).outlier() && self.leads() && self.may_hand_over(now) {
                 events.push(Event::Transfer { ticket: 0, to: None });
+            }
+            self.raft.ticks += 1;
+            if self.raft.ticks.is_multiple_of(LEVEL_EVERY_TICKS) {
+                events.extend(self.raise_level(w));
             }
             let next = self.clock.span_us(TICK_MS * 1_000);
             self.at(w, next, What::Tick);
@@ -241,6 +249,20 @@ impl Live {
         commit.encode().ok().map(|data| Event::Found { term, data })
     }
 
+    /// The leader of a new cluster raises its level once all members are known to understand it.
+    fn raise_level(&self, w: &Core) -> Option<Event> {
+        let term = self.role.leading_term()?;
+        let wanted = self.founded_here && self.reader.level() < level::known();
+        if !wanted || !self.members.below(level::known()).is_empty() {
+            return None;
+        }
+        let time_ms = clock::stamp(&self.verdict(w), self.wall_ms(w), self.reader.applied().1).ok()?;
+        let node = self.ix as u64 + 1;
+        let commit =
+            steps::level_commit(node, term, time_ms, level::known(), self.raft.ticks / LEVEL_EVERY_TICKS);
+        commit.encode().ok().map(|data| Event::Own { term, data })
+    }
+
     fn set_role(&mut self, w: &mut Core, role: RoleState) {
         self.raft.wanted = matches!(role.role, Role::Leader { ready: false });
         if matches!(role.role, Role::Leader { .. }) {
@@ -376,7 +398,7 @@ impl Live {
         if !self.is_open() {
             return;
         }
-        match self.members.greet(hello) {
+        match self.members.greet(hello, self.reader.level()) {
             Ok(()) => {
                 if !answer {
                     self.say_hello(w, usize::try_from(hello.node - 1).unwrap_or(0), true);

@@ -255,6 +255,13 @@ impl Driver {
                     self.found_dropped = true;
                 }
             }
+            Event::Own { term, data } => {
+                let leads = self.leading.is_some_and(|(t, _)| t == term) && self.founded;
+                if leads && !self.intake_stopped && !self.backlogged() {
+                    // Dropped by raft, as during a transfer: whoever wants it asks again.
+                    let _ = self.append(vec![Entry { data: data.into(), ..Entry::default() }]);
+                }
+            }
             Event::Unreachable(node) => self.node.report_unreachable(node),
             Event::Pinned => self.pinned = true,
             Event::StopIntake => self.intake_stopped = true,

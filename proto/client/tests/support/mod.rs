@@ -377,6 +377,12 @@ impl ClusterService for Fake {
     ) -> Result<Response<v1::ReleaseEntityResponse>, Status> {
         unused()
     }
+    async fn raise_level(
+        &self,
+        _: Request<v1::RaiseLevelRequest>,
+    ) -> Result<Response<v1::RaiseLevelResponse>, Status> {
+        unused()
+    }
     async fn place_marker(
         &self,
         _: Request<v1::PlaceMarkerRequest>,
