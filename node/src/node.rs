@@ -32,7 +32,7 @@ use okno_cluster::{
     ClusterHandle, NodePhase, PeerService,
     api::{Proposer, Role},
 };
-use okno_runtime::{Runtime, RuntimeHandle};
+use okno_runtime::{Runtime, RuntimeHandle, intake::Intake};
 use okno_storage::engine::Engine;
 use parking_lot::Mutex;
 use std::{
@@ -139,6 +139,8 @@ struct Node {
     /// `None`: the node is quarantined and its data are left alone.
     engine: Option<Arc<okno_storage::rocks::RocksEngine>>,
     alarms: Arc<Alarms>,
+    /// What the keepers of disk and power let in.
+    intake: Arc<Intake>,
     security: SecurityLog,
     sides: Sides,
     /// Ends streams and background tasks.
@@ -163,8 +165,9 @@ async fn serve(settings: Settings) -> Result<()> {
     let security = SecurityLog::open(&settings.node.data_dir, settings.security.sync_interval)?;
     let connector = Arc::new(wiring::Connector(PeerDialer::new(sides.peers.clone())));
     let Started { cluster, peer_service, engine, lock: _lock } = claim.start(&settings, connector).await?;
+    let intake = Arc::new(Intake::default());
     let runtime = Runtime::start(
-        wiring::runtime_settings(&settings),
+        wiring::runtime_settings(&settings, &cluster, intake.clone()),
         cluster.clone(),
         cluster.state(),
         Arc::new(wiring::Forwarding(cluster.clone())),
@@ -178,6 +181,7 @@ async fn serve(settings: Settings) -> Result<()> {
         runtime: Arc::new(Mutex::new(Some(runtime))),
         engine,
         alarms,
+        intake,
         security,
         sides,
         stop: CancellationToken::new(),

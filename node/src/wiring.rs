@@ -4,10 +4,10 @@ use crate::{settings::Settings, tls::PeerDialer};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use okno_cluster::{
-    ClusterHandle, ClusterSettings, ConnectError, ForwardError, NodeId, PeerConnector,
+    ClusterHandle, ClusterSettings, ConnectError, ForwardError, NodeId, PeerConnector, REMEDY_REBUILD,
     shell::fatal::EXIT_PANIC,
 };
-use okno_runtime::{Forwarder, RuntimeFigures, RuntimeSettings};
+use okno_runtime::{End, Forwarder, RuntimeFigures, RuntimeSettings, intake::Intake};
 use okno_storage::rocks::RocksOptions;
 use std::{sync::Arc, time::Instant};
 
@@ -56,10 +56,18 @@ pub fn cluster_settings(settings: &Settings) -> ClusterSettings {
     }
 }
 
-pub fn runtime_settings(settings: &Settings) -> RuntimeSettings {
-    let fatal = Arc::new(|reason: String| {
-        tracing::error!(reason, "the process ends");
-        std::process::exit(EXIT_PANIC);
+pub fn runtime_settings(
+    settings: &Settings,
+    cluster: &Arc<ClusterHandle>,
+    intake: Arc<Intake>,
+) -> RuntimeSettings {
+    let closed = cluster.clone();
+    let fatal = Arc::new(move |end: End| match end {
+        End::Rot(reason) => closed.quarantine(&reason, REMEDY_REBUILD),
+        End::Failed(reason) => {
+            tracing::error!(reason, "the process ends");
+            std::process::exit(EXIT_PANIC);
+        }
     });
     let mut runtime = RuntimeSettings::new(settings.node.id, fatal);
     let actors = &settings.actors;
@@ -70,6 +78,7 @@ pub fn runtime_settings(settings: &Settings) -> RuntimeSettings {
     if actors.shards > 0 {
         runtime.shards = actors.shards;
     }
+    runtime.shard.intake = intake;
     runtime.shard.resident_max = actors.resident_max;
     runtime.marker_every_ms = i64::try_from(actors.marker_every.as_millis()).unwrap_or(i64::MAX);
     runtime.shard.idle_ms = u64::try_from(actors.idle_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -16,6 +16,7 @@ pub mod catalogue;
 pub mod directory;
 pub mod entity;
 pub mod ids;
+pub mod intake;
 pub mod message;
 pub mod people;
 pub mod queue;

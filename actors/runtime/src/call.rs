@@ -86,6 +86,10 @@ pub enum Cause {
     DeadlinePassed,
     /// The node is going down or closed.
     Closed,
+    /// A disk fills up: nothing new is begun, or nothing is written at all (rule 10).
+    DiskFull,
+    /// Power fails: nothing new is begun.
+    PowerFailing,
 }
 
 impl Cause {
@@ -101,12 +105,17 @@ impl Cause {
             Self::TargetBacklog => "TARGET_BACKLOG",
             Self::DeadlinePassed => "DEADLINE_PASSED",
             Self::Closed => "NODE_CLOSED",
+            Self::DiskFull => "DISK_FULL",
+            Self::PowerFailing => "POWER_FAILING",
         }
     }
 
     /// True for a bound that was reached (RESOURCE_EXHAUSTED rather than UNAVAILABLE, design §8).
     pub const fn is_exhaustion(self) -> bool {
-        matches!(self, Self::Overloaded | Self::EntityBusy | Self::TargetBacklog)
+        matches!(
+            self,
+            Self::Overloaded | Self::EntityBusy | Self::TargetBacklog | Self::DiskFull | Self::PowerFailing
+        )
     }
 
     /// When a retry is worth its while.
@@ -118,12 +127,15 @@ impl Cause {
             Self::EntityFailed => 1_000,
             Self::ClockStep | Self::TargetBacklog | Self::Closed => 1_000,
             Self::DeadlinePassed => 100,
+            Self::DiskFull | Self::PowerFailing => 2_000,
         }
     }
 
     /// True for the codes of [`Cause::is_exhaustion`], by code.
     pub fn code_is_exhaustion(code: &str) -> bool {
-        [Self::Overloaded, Self::EntityBusy, Self::TargetBacklog].iter().any(|cause| cause.code() == code)
+        [Self::Overloaded, Self::EntityBusy, Self::TargetBacklog, Self::DiskFull, Self::PowerFailing]
+            .iter()
+            .any(|cause| cause.code() == code)
     }
 }
 

@@ -5,6 +5,7 @@
 //! - `cell` one entity's pure half: work in, commit out · `sys` the cluster's own entities · `load` rows → cells
 //! - `shard` the core that keeps rules 1–4, 6 and 13 for many entities: input in, effects out
 //! - `courier`, `timers` cores of message delivery and of the timer scanner · `depth` bounds between entities
+//! - `intake` the gate of a node that must take in less · `end` why a node cannot go on
 //! - `world` catalogue and directory as applied
 //! - `shell` actix actors and tasks around the cores; the only module that imports actix
 //! - `gateway` where calls enter, `course` its pure half · `query` reads · `runtime` puts it all together
@@ -22,7 +23,9 @@ pub mod codec;
 pub mod courier;
 pub mod course;
 pub mod depth;
+pub mod end;
 pub mod gateway;
+pub mod intake;
 pub mod load;
 pub mod query;
 pub mod runtime;
@@ -34,6 +37,7 @@ pub mod work;
 pub mod world;
 
 pub use call::{Answer, Call, CallResult, Cause, REASONS, SystemCall, SystemResult};
+pub use end::End;
 pub use gateway::{Forwarder, Gateway};
 pub use query::{
     CaseFilter, CasePage, Change, Changes, EntityInfo, HistoryEntry, ListCursor, Query, Read, Snapshot,

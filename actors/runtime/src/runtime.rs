@@ -5,6 +5,7 @@ use crate::{
     cell::{CellEnv, CommitCounter},
     courier::{self, CourierFigures},
     depth::Depths,
+    end::End,
     gateway::{Forwarder, Gateway, GatewayFigures},
     load::{CellFactory, StorageCells},
     query::Query,
@@ -39,8 +40,9 @@ use std::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Called when the process must end (rule 12); does not return in production.
-pub type Fatal = Arc<dyn Fn(String) + Send + Sync>;
+/// Called when this node cannot go on (rule 12): on rot the node is closed, otherwise the process ends and this does not
+/// return.
+pub type Fatal = Arc<dyn Fn(End) + Send + Sync>;
 
 /// Messages and timers that applied and were not taken by courier or scanner yet; beyond, they read storage again.
 const FEED_MAX: usize = 16_384;
@@ -461,7 +463,7 @@ async fn watch_shards(inboxes: Inboxes, stop: CancellationToken, fatal: Fatal) {
                 *seen = (turns, 0);
             }
             if seen.1 == STUCK_AFTER {
-                fatal(format!("shard {place} made no turn in {STUCK_AFTER} s"));
+                fatal(End::Failed(format!("shard {place} made no turn in {STUCK_AFTER} s")));
             }
             inbox.push(Input::Tick);
         }

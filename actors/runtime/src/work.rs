@@ -2,6 +2,7 @@
 
 use okno_domain::{
     entity::{EntityRef, Origin},
+    intake::{self, Class},
     registry::{AnyCommand, Kind},
 };
 use okno_storage::commit::{EntityKey, EntityKeyError, Message, RequestRef, SystemOp, TimerKey};
@@ -60,6 +61,16 @@ impl Work {
         match self {
             Self::Call(call) => Some(call.expires_ms),
             Self::System(system) => Some(system.expires_ms),
+            Self::Message(_) | Self::Timer(_) => None,
+        }
+    }
+
+    /// What a caller's work does to the amount there is; `None` for what the cluster does by itself. What an
+    /// administrator asks of the cluster is small and may be what helps.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Self::Call(call) => Some(intake::class(&call.command)),
+            Self::System(system) => system.request.is_some().then_some(Class::Completion),
             Self::Message(_) | Self::Timer(_) => None,
         }
     }

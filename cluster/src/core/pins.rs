@@ -185,7 +185,7 @@ mod tests {
             change(&mut h);
             h
         };
-        assert!(matches!(one.greet(&with(|h| h.cluster = Uuid::nil(), 1)), Err(Refusal::Cluster(_))));
+        assert!(matches!(one.greet(&with(|h| h.cluster = Uuid::nil()), 1), Err(Refusal::Cluster(_))));
         assert_eq!(one.greet(&with(|h| h.node = 9), 1), Err(Refusal::UnknownNode(9)));
         assert_eq!(one.greet(&with(|h| h.node = 1), 1), Err(Refusal::UnknownNode(1)));
         assert_eq!(one.greet(&with(|h| h.to = 3), 1), Err(Refusal::NotMe(3)));

@@ -17,6 +17,7 @@ use crate::{
     call::{self, Cause},
     codec::{self, What},
     depth::Depths,
+    end::End,
     work::{CallWork, Work},
     world::Worlds,
 };
@@ -75,7 +76,7 @@ pub enum CellOutput {
     /// Panicked, or broke a law of the domain contract. The cell is of no use any more.
     Failed { reason: String },
     /// What every decision rests on cannot be read here: this node must not decide (rule 12).
-    Blind { reason: String },
+    Blind { end: End },
 }
 
 /// What surrounds every cell of a node.
@@ -163,7 +164,7 @@ impl<E: Registered> Cell<E> {
         let now_ms = input.stamp_ms.max(self.last_ms);
         let world = match env.worlds.current() {
             Ok(world) => world,
-            Err(error) => return CellOutput::Blind { reason: format!("catalogue or directory: {error}") },
+            Err(error) => return CellOutput::Blind { end: End::of("catalogue or directory", &error) },
         };
         match &*input.work {
             Work::Call(call) => {

@@ -7,11 +7,15 @@ use super::{
 use crate::{
     call::{self, Answer, Cause},
     cell::{CellInput, CellOutput},
+    end::End,
     work::Work,
     world,
 };
 use okno_cluster::api::{Lane, NotApplied, Proposal, ProposalOutcome, Unknown};
-use okno_domain::entity::{Refusal, RefusalClass};
+use okno_domain::{
+    entity::{Refusal, RefusalClass},
+    intake::Class,
+};
 use okno_storage::{
     commit::{EntityKey, FenceReason, Record},
     planted::{self, Mutant},
@@ -130,13 +134,17 @@ impl<H> Shard<H> {
                 fx.push(Effect::Answer(handle, answer));
             }
             Ok(None) => {
+                if let Some(cause) = work.class().and_then(|class| self.settings.intake.refuses(class)) {
+                    fx.push(Effect::Answer(handle, Answer::NotApplied(cause)));
+                    return;
+                }
                 self.callers += 1;
                 self.joins.insert(request.key, Join { hash: request.hash, attempt, callers: vec![handle] });
                 self.admit(Item { work, own: None, tries: 0 }, now, env, fx);
             }
             Err(error) => {
                 fx.push(Effect::Answer(handle, Answer::NotApplied(Cause::Closed)));
-                fx.push(Effect::Fatal(format!("request memory: {error}")));
+                fx.push(Effect::Fatal(End::of("request memory", &error)));
             }
         }
     }
@@ -147,6 +155,12 @@ impl<H> Shard<H> {
             return self.answer(item, Answer::NotApplied(Cause::NoLeader), fx);
         };
         let key = item.work.entity().clone();
+        // Nothing at all is written: messages, timers and the cluster's own wait where they are.
+        if item.work.class().is_none()
+            && let Some(cause) = self.settings.intake.refuses(Class::Completion)
+        {
+            return self.answer(item, Answer::NotApplied(cause), fx);
+        }
         let calls_max = self.settings.entity_calls_max;
         let all_max = calls_max + self.settings.entity_completions_max;
         match self.entities.get_mut(&key) {
@@ -298,9 +312,9 @@ impl<H> Shard<H> {
                 }
             }
             CellOutput::NotNow(cause) => self.answer(item, Answer::NotApplied(cause), fx),
-            CellOutput::Blind { reason } => {
+            CellOutput::Blind { end } => {
                 self.answer(item, Answer::NotApplied(Cause::Closed), fx);
-                fx.push(Effect::Fatal(reason));
+                fx.push(Effect::Fatal(end));
             }
             CellOutput::Failed { reason } => {
                 self.panicked(&key, &reason, now, fx);

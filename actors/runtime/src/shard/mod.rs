@@ -22,6 +22,8 @@ mod lifecycle;
 use crate::{
     call::{Answer, Cause},
     cell::{CellInput, CellOutput},
+    end::End,
+    intake::Intake,
     work::Work,
 };
 use ahash::AHashMap;
@@ -39,7 +41,7 @@ use std::{
 };
 
 /// Bounds and times of a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ShardSettings {
     /// Calls one entity may have under way. A queue hands out some 5,000 tickets a second at 10 ms a commit.
     pub entity_calls_max: usize,
@@ -57,6 +59,8 @@ pub struct ShardSettings {
     /// Pause before an entity that panicked is rebuilt; doubles up to `backoff_max_ms`.
     pub backoff_min_ms: u64,
     pub backoff_max_ms: u64,
+    /// What is taken in at all.
+    pub intake: Arc<Intake>,
 }
 
 impl Default for ShardSettings {
@@ -71,6 +75,7 @@ impl Default for ShardSettings {
             panic_window_ms: 600_000,
             backoff_min_ms: 100,
             backoff_max_ms: 5_000,
+            intake: Arc::default(),
         }
     }
 }
@@ -170,8 +175,8 @@ pub enum Effect<H> {
         entity: EntityKey,
         reason: String,
     },
-    /// Storage failed: the process ends (rule 12).
-    Fatal(String),
+    /// Storage failed: this node cannot go on (rule 12).
+    Fatal(End),
 }
 
 /// One piece of work and, if no request names its callers, its caller.

@@ -5,6 +5,7 @@ use crate::{
     call::Answer,
     courier::{Courier, CourierFigures, Effect, Event, OutboxReads},
     depth::Depths,
+    end::End,
     runtime::{Feed, Own},
     shard::Input,
 };
@@ -42,7 +43,7 @@ pub struct CourierTask {
 
 impl CourierTask {
     /// Runs until the queue closes. `Err`: storage failed.
-    pub async fn run(self: Arc<Self>) -> Result<(), String> {
+    pub async fn run(self: Arc<Self>) -> Result<(), End> {
         let mut queue = self.queue.lock().await;
         let reads = Reads(self.reader.clone());
         let mut core = Courier::new(Arc::clone(&self.depths));
@@ -77,7 +78,8 @@ impl CourierTask {
                 Event::Missed => self.feed.caught_up(),
                 _ => {}
             }
-            core.on(event, self.clock.now_ms(), &reads, &mut fx).map_err(|error| error.to_string())?;
+            core.on(event, self.clock.now_ms(), &reads, &mut fx)
+                .map_err(|error| End::of("courier", &error))?;
             for effect in fx.drain(..) {
                 self.carry_out(effect);
             }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     call::Answer,
     cell::CellEnv,
+    end::End,
     load::{CellFactory, Loaded},
     runtime::Fatal,
     shard::{Effect, Input, LoadedAs, Shard, ShardEnv, ShardFigures, ShardSettings},
@@ -153,7 +154,7 @@ impl Drop for ShardActor {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // A bug outside every entity: what callers wait for is lost with the shard (rule 12).
-            (self.start.fatal)(format!("shard {} panicked", self.id));
+            (self.start.fatal)(End::Failed(format!("shard {} panicked", self.id)));
         }
     }
 }
@@ -263,7 +264,7 @@ impl ShardActor {
             Ok(Loaded::Quarantined(reason)) => LoadedAs::Quarantined(reason),
             Ok(Loaded::Unusable(reason)) => LoadedAs::Unusable(reason),
             Err(error) => {
-                fx.push(Effect::Fatal(format!("loading {entity}: {error}")));
+                fx.push(Effect::Fatal(End::of(format_args!("loading {entity}"), &error)));
                 LoadedAs::Unusable(error.to_string())
             }
         }

@@ -1,7 +1,7 @@
 //! One-for-one supervision of tasks (design §6): a task that panics is made anew, after a pause that doubles;
 //! one that cannot be kept alive ends the process, and systemd starts it again.
 
-use crate::{cell::panic_text, runtime::Fatal};
+use crate::{cell::panic_text, end::End, runtime::Fatal};
 use futures::FutureExt;
 use std::{
     future::Future,
@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub async fn supervise<F, T>(name: &'static str, stop: CancellationToken, fatal: Fatal, mut make: F)
 where
     F: FnMut() -> T,
-    T: Future<Output = Result<(), String>>,
+    T: Future<Output = Result<(), End>>,
 {
     let mut restarts: Vec<Instant> = Vec::new();
     loop {
@@ -32,13 +32,14 @@ where
         match ended {
             Ok(Ok(())) => return,
             // Storage failed: no restart mends that (rule 12).
-            Ok(Err(error)) => return fatal(format!("{name}: {error}")),
+            Ok(Err(end)) => return fatal(end),
             Err(panic) => tracing::error!(task = name, panic = panic_text(&*panic), "task panicked"),
         }
         restarts.retain(|at| at.elapsed() < WINDOW);
         restarts.push(Instant::now());
         if restarts.len() > RESTARTS_MAX {
-            return fatal(format!("{name} panicked {} times within {WINDOW:?}", restarts.len()));
+            let text = format!("{name} panicked {} times within {WINDOW:?}", restarts.len());
+            return fatal(End::Failed(text));
         }
         let doublings = u32::try_from(restarts.len() - 1).unwrap_or(0);
         tokio::select! {

@@ -3,6 +3,7 @@
 use super::{Clock, inbox::Inboxes};
 use crate::{
     call::Answer,
+    end::End,
     runtime::{Feed, Own},
     shard::Input,
     sys,
@@ -59,7 +60,7 @@ pub struct ScannerTask {
 
 impl ScannerTask {
     /// Runs until the queue closes. `Err`: storage failed.
-    pub async fn run(self: Arc<Self>) -> Result<(), String> {
+    pub async fn run(self: Arc<Self>) -> Result<(), End> {
         let mut queue = self.queue.lock().await;
         let reads = Reads(&self);
         let mut core = Scanner::new(self.marker_every_ms);
@@ -92,7 +93,8 @@ impl ScannerTask {
                 Event::Missed => self.feed.caught_up(),
                 _ => {}
             }
-            core.on(event, self.clock.now_ms(), &reads, &mut fx).map_err(|error| error.to_string())?;
+            core.on(event, self.clock.now_ms(), &reads, &mut fx)
+                .map_err(|error| End::of("timer scanner", &error))?;
             for effect in fx.drain(..) {
                 self.carry_out(effect);
             }

@@ -55,7 +55,7 @@ impl Script {
             }
             CellOutput::NotNow(cause) => writeln!(out, "not now: {}", cause.code()).expect("a string"),
             CellOutput::Failed { reason } => writeln!(out, "failed: {reason}").expect("a string"),
-            CellOutput::Blind { reason } => writeln!(out, "blind: {reason}").expect("a string"),
+            CellOutput::Blind { end: reason } => writeln!(out, "blind: {reason}").expect("a string"),
         }
         out
     }

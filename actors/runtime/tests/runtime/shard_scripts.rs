@@ -69,6 +69,7 @@ fn settings() -> ShardSettings {
         panic_window_ms: 60_000,
         backoff_min_ms: 100,
         backoff_max_ms: 1_000,
+        intake: std::sync::Arc::default(),
     }
 }
 

@@ -92,7 +92,7 @@ pub fn probe(id: &str) -> EntityRef {
 }
 
 pub fn settings(node_id: u64) -> RuntimeSettings {
-    let fatal = Arc::new(|reason: String| panic!("the process would end: {reason}"));
+    let fatal = Arc::new(|reason: okno_runtime::End| panic!("the process would end: {reason}"));
     RuntimeSettings { arbiters: 1, shards: 1, ..RuntimeSettings::new(node_id, fatal) }
 }
 

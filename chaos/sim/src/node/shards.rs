@@ -290,7 +290,8 @@ impl Live {
             Effect::Quarantine { entity, reason } => {
                 self.own(w, SystemOp::Quarantine { entity, reason }, Handle::Nobody);
             }
-            Effect::Fatal(reason) => self.exit(w, End::Killed, reason, false),
+            Effect::Fatal(okno_runtime::End::Rot(reason)) => self.quarantine(w, &reason),
+            Effect::Fatal(end) => self.exit(w, End::Killed, end.to_string(), false),
         }
     }
 
