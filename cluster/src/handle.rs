@@ -18,7 +18,7 @@ use crate::{
         apply_thread::{ApplyThread, digest_thread},
         digests::digests,
         fatal::{EXIT_PANIC, Fatal},
-        hub::{Hub, HubParts},
+        hub::{APPEND_BOUNDS_US, Hub, HubParts},
         raft_thread::RaftThread,
         system, watchdog,
     },
@@ -454,6 +454,32 @@ impl ClusterHandle {
         all.filter(|(node, said)| !reached(*node) || said.is_none_or(|said| said < level)).collect()
     }
 
+    /// The own disk is full, or has room again. While it is, entries from a leader are not taken in; the node votes,
+    /// reads and keeps up its links.
+    pub fn set_disk_stopped(&self, stopped: bool) {
+        self.hub.disk_stopped.store(stopped, Release);
+    }
+
+    /// Of the disk: how many appends took longer than `disk_slow`, and whether one is under way for that long now.
+    pub fn disk_slow(&self) -> (u64, bool) {
+        let since = self.hub.disk_busy_since_ms.load(Acquire);
+        let limit = u64::try_from(self.hub.settings.disk_slow.as_millis()).unwrap_or(u64::MAX);
+        let now = since != 0 && self.hub.now_ms().saturating_sub(since) > limit;
+        (self.hub.count.slow_appends.load(Relaxed), now)
+    }
+
+    /// How long appends took, as a histogram: (upper bound in seconds, how many up to it), the last without a bound;
+    /// and the sum of their times in seconds.
+    pub fn append_times(&self) -> (Vec<(f64, u64)>, f64) {
+        let mut up_to = 0;
+        let bounds = APPEND_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+        let classes = bounds.zip(&self.hub.count.appends).map(|(bound, count)| {
+            up_to += count.load(Relaxed);
+            (bound, up_to)
+        });
+        (classes.collect(), self.hub.count.persist_us.load(Relaxed) as f64 / 1e6)
+    }
+
     pub fn node_id(&self) -> NodeId {
         self.hub.own
     }
@@ -476,6 +502,8 @@ impl ClusterHandle {
             ("raft_proposals_total", of(&c.proposals)),
             ("raft_persist_seconds_total", of(&c.persist_us) / 1e6),
             ("raft_elections_total", of(&c.elections)),
+            ("raft_slow_appends_total", of(&c.slow_appends)),
+            ("raft_disk_full_messages_total", of(&c.disk_full_messages)),
             ("raft_reads_total", of(&c.reads)),
             ("raft_messages_refused_total", of(&c.refused_messages)),
             ("markers_passed_over_total", of(&c.markers_passed_over)),

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod disk;
 pub mod embedded;
 pub mod power;
 pub mod sample;

@@ -97,6 +97,12 @@ pub fn part_name<'a>(entity: &EntityKey, key: &'a [u8]) -> Result<Option<&'a [u8
     }
 }
 
+/// The entity of a key of the family `entity`, and whether it is the root's.
+pub fn entity_of(stored: &[u8]) -> Result<(EntityKey, bool), StorageError> {
+    let (name, rest) = until_nul(stored).ok_or_else(|| corrupt("entity key", hex::encode(stored)))?;
+    Ok((parse_entity("entity key", name)?, rest == [ROOT]))
+}
+
 pub fn table_key(table: u16, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 + key.len());
     out.extend_from_slice(&table.to_be_bytes());

@@ -31,6 +31,7 @@ pub mod recover;
 pub mod rocks;
 mod rows;
 mod schema;
+pub mod scrub;
 pub mod slot;
 pub mod snapshot;
 pub mod state;

@@ -88,8 +88,6 @@ pub enum Cause {
     Closed,
     /// A disk fills up: nothing new is begun, or nothing is written at all (rule 10).
     DiskFull,
-    /// Power fails: nothing new is begun.
-    PowerFailing,
 }
 
 impl Cause {
@@ -106,16 +104,12 @@ impl Cause {
             Self::DeadlinePassed => "DEADLINE_PASSED",
             Self::Closed => "NODE_CLOSED",
             Self::DiskFull => "DISK_FULL",
-            Self::PowerFailing => "POWER_FAILING",
         }
     }
 
     /// True for a bound that was reached (RESOURCE_EXHAUSTED rather than UNAVAILABLE, design §8).
     pub const fn is_exhaustion(self) -> bool {
-        matches!(
-            self,
-            Self::Overloaded | Self::EntityBusy | Self::TargetBacklog | Self::DiskFull | Self::PowerFailing
-        )
+        matches!(self, Self::Overloaded | Self::EntityBusy | Self::TargetBacklog | Self::DiskFull)
     }
 
     /// When a retry is worth its while.
@@ -127,13 +121,13 @@ impl Cause {
             Self::EntityFailed => 1_000,
             Self::ClockStep | Self::TargetBacklog | Self::Closed => 1_000,
             Self::DeadlinePassed => 100,
-            Self::DiskFull | Self::PowerFailing => 2_000,
+            Self::DiskFull => 2_000,
         }
     }
 
     /// True for the codes of [`Cause::is_exhaustion`], by code.
     pub fn code_is_exhaustion(code: &str) -> bool {
-        [Self::Overloaded, Self::EntityBusy, Self::TargetBacklog, Self::DiskFull, Self::PowerFailing]
+        [Self::Overloaded, Self::EntityBusy, Self::TargetBacklog, Self::DiskFull]
             .iter()
             .any(|cause| cause.code() == code)
     }
@@ -184,6 +178,10 @@ pub const REASONS: &[(&str, &str)] = &[
     (
         "FEATURE_LEVEL_UNSUPPORTED",
         "not every member is known to understand this feature level: install the newer program on each first",
+    ),
+    (
+        "DISK_FULL",
+        "disks fill up: new work is not begun, or nothing is written, until there is room; retry later (RESOURCE_EXHAUSTED)",
     ),
     ("SYSTEM_OPERATION_DENIED", "only an administrator may do this"),
 ];

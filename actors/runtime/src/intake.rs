@@ -1,7 +1,6 @@
-//! The gate of a node that has to take in less: a disk that fills up, power that fails.
+//! The gate of a leader whose disks fill up: it decides for the whole cluster, whichever node a call came in by.
 //!
-//! Each cause holds the gate at a level of its own, and the strictest counts. Only a leader decides, so only a leader's
-//! gate matters; it is asked after request memory, so that what was done is still told.
+//! It is asked after request memory, so that what was done is still told.
 
 use crate::call::Cause;
 use okno_domain::intake::Class;
@@ -19,62 +18,37 @@ pub enum Level {
     Closed = 2,
 }
 
-impl Level {
-    const fn of(number: u8) -> Self {
-        match number {
-            0 => Self::Open,
-            1 => Self::Completions,
-            _ => Self::Closed,
-        }
-    }
-}
-
-/// The gate. Set by the keepers of disk and power, asked by the shards.
+/// The gate. Set by the keeper of the disk, asked by the shards.
 #[derive(Debug, Default)]
 pub struct Intake {
-    disk: AtomicU8,
-    power: AtomicU8,
-    /// Every member knows the causes by name, from feature level 2 on; before, all is overload (rule 9).
+    level: AtomicU8,
+    /// Every member knows the cause by name, from feature level 2 on; before, it is told as overload (rule 9).
     named: AtomicBool,
 }
 
 impl Intake {
-    /// What the disks allow.
-    pub fn set_disk(&self, level: Level) {
-        self.disk.store(level as u8, Ordering::Relaxed);
+    /// What the disks allow, at the replicated feature level.
+    pub fn set(&self, level: Level, feature_level: u32) {
+        self.named.store(feature_level >= 2, Ordering::Relaxed);
+        self.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// What the power allows.
-    pub fn set_power(&self, level: Level) {
-        self.power.store(level as u8, Ordering::Relaxed);
-    }
-
-    /// The replicated feature level, which says whether causes may be told by name.
-    pub fn set_feature_level(&self, level: u32) {
-        self.named.store(level >= 2, Ordering::Relaxed);
-    }
-
-    /// The strictest of all.
     pub fn level(&self) -> Level {
-        let [disk, power] = [&self.disk, &self.power].map(|held| held.load(Ordering::Relaxed));
-        Level::of(disk.max(power))
+        match self.level.load(Ordering::Relaxed) {
+            0 => Level::Open,
+            1 => Level::Completions,
+            _ => Level::Closed,
+        }
     }
 
     /// Why work of this class is not taken in now.
     pub fn refuses(&self, class: Class) -> Option<Cause> {
-        let [disk, power] = [&self.disk, &self.power].map(|held| Level::of(held.load(Ordering::Relaxed)));
-        let shut = |level: Level| match class {
-            Class::New => level >= Level::Completions,
-            Class::Completion => level >= Level::Closed,
+        let shut = match class {
+            Class::New => self.level() >= Level::Completions,
+            Class::Completion => self.level() >= Level::Closed,
         };
-        let cause = if shut(power) {
-            Cause::PowerFailing
-        } else if shut(disk) {
-            Cause::DiskFull
-        } else {
-            return None;
-        };
-        Some(if self.named.load(Ordering::Relaxed) { cause } else { Cause::Overloaded })
+        let named = || if self.named.load(Ordering::Relaxed) { Cause::DiskFull } else { Cause::Overloaded };
+        shut.then(named)
     }
 }
 
@@ -83,21 +57,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_strictest_cause_counts_and_completions_outlast_new_work() {
+    fn completions_outlast_new_work() {
         let intake = Intake::default();
         assert_eq!(intake.refuses(Class::New), None);
-        intake.set_disk(Level::Completions);
-        assert_eq!(intake.refuses(Class::New), Some(Cause::Overloaded), "a member may not know the name");
-        intake.set_feature_level(2);
+        intake.set(Level::Completions, 2);
         assert_eq!(intake.refuses(Class::New), Some(Cause::DiskFull));
         assert_eq!(intake.refuses(Class::Completion), None);
-        intake.set_power(Level::Closed);
-        assert_eq!(intake.refuses(Class::Completion), Some(Cause::PowerFailing));
-        assert_eq!(intake.level(), Level::Closed);
-        intake.set_power(Level::Open);
-        intake.set_disk(Level::Closed);
+        intake.set(Level::Closed, 2);
         assert_eq!(intake.refuses(Class::Completion), Some(Cause::DiskFull));
-        intake.set_disk(Level::Open);
+        intake.set(Level::Closed, 1);
+        assert_eq!(intake.refuses(Class::New), Some(Cause::Overloaded), "a member may not know the name");
+        intake.set(Level::Open, 2);
         assert_eq!((intake.level(), intake.refuses(Class::New)), (Level::Open, None));
     }
 }

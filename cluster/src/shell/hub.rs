@@ -76,6 +76,10 @@ pub struct RaftFacts {
     pub matches: Vec<(NodeId, u64)>,
 }
 
+/// Upper bounds of the classes in which appends are counted, microseconds; the last class is open.
+pub const APPEND_BOUNDS_US: [u64; 12] =
+    [250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
+
 /// Counters; they only grow.
 #[derive(Default)]
 pub struct Counters {
@@ -92,6 +96,12 @@ pub struct Counters {
     pub dropped_messages: AtomicU64,
     pub forwards_received: AtomicU64,
     pub elections: AtomicU64,
+    /// Appends that took longer than `disk_slow`.
+    pub slow_appends: AtomicU64,
+    /// Appends by how long they took; see [`APPEND_BOUNDS_US`].
+    pub appends: [AtomicU64; APPEND_BOUNDS_US.len() + 1],
+    /// Messages with entries that were not taken in because the disk is full.
+    pub disk_full_messages: AtomicU64,
     /// Markers at which this node digested nothing, because a newer one came before the last was done.
     pub markers_passed_over: AtomicU64,
 }
@@ -135,6 +145,8 @@ pub struct Hub {
     pub intake_stopped: AtomicBool,
     /// The founding commit was applied while this process ran: the cluster is new.
     pub founded_here: AtomicBool,
+    /// The own disk is full: entries from a leader are not taken in, because they would have to be written.
+    pub disk_stopped: AtomicBool,
     /// The raft thread waits to hear how far apply is.
     pub applied_wanted: AtomicBool,
     /// When the append under way began; 0: none.
@@ -185,6 +197,7 @@ impl Hub {
             stopped: AtomicBool::new(false),
             intake_stopped: AtomicBool::new(false),
             founded_here: AtomicBool::new(false),
+            disk_stopped: AtomicBool::new(false),
             applied_wanted: AtomicBool::new(false),
             disk_busy_since_ms: AtomicU64::new(0),
             began: super::system::monotonic(),

@@ -8,8 +8,8 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use raft::eraftpb::Message;
-use std::sync::atomic::Ordering::Relaxed;
+use raft::eraftpb::{Message, MessageType};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 impl Inlet for Hub {
     fn hello(&self, to: NodeId) -> Hello {
@@ -40,6 +40,13 @@ impl Inlet for Hub {
     }
 
     fn messages(&self, from: NodeId, messages: Vec<Message>) {
+        let mut messages = messages;
+        if self.disk_stopped.load(Acquire) {
+            // The leader sends them again when there is room; the rest costs no room and keeps the term quiet.
+            let before = messages.len();
+            messages.retain(|m| m.get_msg_type() != MessageType::MsgAppend || m.entries.is_empty());
+            self.count.disk_full_messages.fetch_add((before - messages.len()) as u64, Relaxed);
+        }
         let count = messages.len() as u64;
         if !self.inbox.messages(from, messages) {
             self.count.dropped_messages.fetch_add(count, Relaxed);

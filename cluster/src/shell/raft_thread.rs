@@ -3,7 +3,7 @@
 
 use super::{
     fatal::EXIT_IO,
-    hub::{Hub, RaftFacts},
+    hub::{APPEND_BOUNDS_US, Hub, RaftFacts},
     system,
 };
 use crate::{
@@ -193,7 +193,13 @@ impl RaftThread {
         count.fsyncs.fetch_add(1, Relaxed);
         count.entries.fetch_add(entries, Relaxed);
         count.persist_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
-        Ok(took >= self.hub.settings.disk_slow)
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let class =
+            APPEND_BOUNDS_US.iter().position(|bound| took_us <= *bound).unwrap_or(APPEND_BOUNDS_US.len());
+        count.appends[class].fetch_add(1, Relaxed);
+        let slow = took >= self.hub.settings.disk_slow;
+        count.slow_appends.fetch_add(u64::from(slow), Relaxed);
+        Ok(slow)
     }
 
     /// Under the watchdog's eye.
