@@ -8,6 +8,7 @@
 //!   `failure` how a call without result is told · `token` page and resume tokens
 //! - `reasons` the published codes
 //! - `node` start and stop · `stores` what it stands on · `quarantine` what happens when that is wrong · `wiring` adapters between the parts · `observability` logs, metrics, health, alarms
+//! - `keepers` what a node looks after by itself: disk, data
 //! - `dev` a cluster on one machine
 
 pub mod access;
@@ -18,6 +19,7 @@ pub mod dev;
 pub mod failure;
 pub mod front;
 pub mod identity;
+pub mod keepers;
 pub mod node;
 pub mod observability;
 pub mod quarantine;

@@ -9,6 +9,7 @@ use crate::{
     access::Listener,
     front::{FrontLayer, FrontState},
     identity::{Caller, Kind},
+    keepers,
     observability::{
         alarms::Alarms,
         http::{Checks, Ops, router},
@@ -162,6 +163,7 @@ async fn serve(settings: Settings) -> Result<()> {
     let alarms = Arc::new(Alarms::default());
     let sides = Sides::load(&settings, &alarms)?;
     let sockets = Sockets::bind(&settings).await?;
+    keepers::disk::make_room(&settings.node.data_dir, &settings.disk);
     let security = SecurityLog::open(&settings.node.data_dir, settings.security.sync_interval)?;
     let connector = Arc::new(wiring::Connector(PeerDialer::new(sides.peers.clone())));
     let Started { cluster, peer_service, engine, lock: _lock } = claim.start(&settings, connector).await?;
@@ -241,6 +243,7 @@ impl Node {
             self.settings.node.data_dir.clone(),
             self.stop.clone(),
         ));
+        self.look_after_data(&mut metrics);
         self.tasks.spawn(tls::watch(self.sides.both().to_vec(), reload.clone(), self.stop.clone()));
         self.tasks.spawn(end_old_connections(
             [
@@ -267,6 +270,33 @@ impl Node {
         });
         self.tasks.spawn(keep_watchdog(self.stop.clone()));
         Ok(())
+    }
+
+    /// The keepers of disk and data; a quarantined node leaves its data alone.
+    fn look_after_data(&self, metrics: &mut Metrics) {
+        let Some(engine) = self.engine.clone() else { return };
+        let (disk, scrub): (Arc<keepers::disk::Figures>, Arc<keepers::scrub::Figures>) = Default::default();
+        let shown = disk.clone();
+        metrics.add("disk", Box::new(move || shown.list()));
+        let shown = scrub.clone();
+        metrics.add("scrub", Box::new(move || shown.list()));
+        self.tasks.spawn(keepers::disk::keep(keepers::disk::Parts {
+            cluster: self.cluster.clone(),
+            alarms: self.alarms.clone(),
+            intake: self.intake.clone(),
+            directory: self.settings.node.data_dir.clone(),
+            settings: self.settings.disk.clone(),
+            figures: disk,
+            stop: self.stop.clone(),
+        }));
+        self.tasks.spawn(keepers::scrub::keep(keepers::scrub::Parts {
+            cluster: self.cluster.clone(),
+            alarms: self.alarms.clone(),
+            engine,
+            settings: self.settings.scrub.clone(),
+            figures: scrub,
+            stop: self.stop.clone(),
+        }));
     }
 
     fn desk(&self) -> Arc<Desk> {

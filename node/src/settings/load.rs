@@ -13,7 +13,10 @@ use toml::{Table, Value};
 /// `OKNO_NODE__DATA_DIR=/data` sets `node.data_dir`; two underscores part the levels.
 pub const ENV_PREFIX: &str = "OKNO_";
 /// Variables of the prefix that are no settings.
-const ENV_RESERVED: [&str; 2] = ["OKNO_CONFIG", "OKNO_BIN"];
+const ENV_RESERVED: &[&str] = &["OKNO_CONFIG", "OKNO_BIN"];
+/// What the build with planted faults is told besides (`okno-faulty`).
+const ENV_FAULTS: &[&str] =
+    if cfg!(feature = "test-faults") { &["OKNO_MUTANT", "OKNO_NEXT_RELEASE"] } else { &[] };
 
 /// One `key = value` from outside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +84,8 @@ impl Override {
     /// The settings among environment variables, in order of their names.
     pub fn from_environment(variables: impl Iterator<Item = (String, String)>) -> Vec<Self> {
         let mut found: Vec<Self> = variables
-            .filter(|(name, _)| name.starts_with(ENV_PREFIX) && !ENV_RESERVED.contains(&name.as_str()))
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            .filter(|(name, _)| !ENV_RESERVED.iter().chain(ENV_FAULTS).any(|known| known == name))
             .map(|(name, value)| {
                 let key = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
                 Self { place: Place::Variable(name), key, value }
@@ -224,6 +228,29 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     let message = settings.clients.message_size_max.as_u64();
     if !(64 * 1024..=16 * 1024 * 1024).contains(&message) {
         return fail("clients.message_size_max", "expected 64KiB to 16MiB");
+    }
+    let disk = &settings.disk;
+    for (threshold, key) in
+        [(disk.warn, "disk.warn"), (disk.stop_new, "disk.stop_new"), (disk.stop, "disk.stop")]
+    {
+        if !(0.0..=90.0).contains(&threshold.percent) {
+            return fail(key, "expected percent of 0 to 90");
+        }
+    }
+    let below = |low: super::ThresholdSection, high: super::ThresholdSection| {
+        low.percent <= high.percent && low.bytes <= high.bytes
+    };
+    if !below(disk.stop_new, disk.warn) {
+        return fail("disk.stop_new", "expected at most disk.warn, in percent and in bytes");
+    }
+    if !below(disk.stop, disk.stop_new) {
+        return fail("disk.stop", "expected at most disk.stop_new, in percent and in bytes");
+    }
+    if settings.scrub.rate.as_u64() < 64 * 1024 {
+        return fail("scrub.rate", "expected at least 64KiB, a second");
+    }
+    if settings.scrub.interval < std::time::Duration::from_secs(1) {
+        return fail("scrub.interval", "expected at least 1s");
     }
     if settings.clients.workstation_lease < std::time::Duration::from_secs(1) {
         return fail("clients.workstation_lease", "expected at least 1s");

@@ -31,6 +31,8 @@ pub struct Settings {
     pub storage: StorageSection,
     pub log: LogSection,
     pub security: SecuritySection,
+    pub disk: DiskSection,
+    pub scrub: ScrubSection,
 }
 
 /// Which cluster this node belongs to.
@@ -283,6 +285,66 @@ pub struct SecuritySection {
 impl Default for SecuritySection {
     fn default() -> Self {
         Self { record_reads: true, sync_interval: Duration::from_millis(200) }
+    }
+}
+
+/// Free space below which a level begins: the smaller of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThresholdSection {
+    /// Per cent of the file system.
+    pub percent: f64,
+    pub bytes: ByteSize,
+}
+
+/// How full the disk of the data directory may become.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskSection {
+    /// Below this an alarm is raised.
+    pub warn: ThresholdSection,
+    /// Below this no case is opened, no ticket given out, no catalogue loaded; what was begun can be finished.
+    pub stop_new: ThresholdSection,
+    /// Below this nothing is written; reading goes on.
+    pub stop: ThresholdSection,
+    /// Size of a file that is held in reserve and given back at `stop`, so that compaction and the cutting of the log
+    /// have room; at most 1 % of the file system. 0: none.
+    pub reserve: ByteSize,
+}
+
+impl Default for DiskSection {
+    fn default() -> Self {
+        let at = |percent, bytes| ThresholdSection { percent, bytes };
+        Self {
+            warn: at(10.0, ByteSize::gib(20)),
+            stop_new: at(5.0, ByteSize::gib(5)),
+            stop: at(2.0, ByteSize::gib(1)),
+            reserve: ByteSize::mib(64),
+        }
+    }
+}
+
+/// Reading the whole store through, to find damage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubSection {
+    /// From the beginning of one pass to the next.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// From the start of the node to its first pass.
+    #[serde(with = "humantime_serde")]
+    pub first_after: Duration,
+    /// Bytes read a second.
+    pub rate: ByteSize,
+}
+
+impl Default for ScrubSection {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(7 * 24 * 3_600),
+            first_after: Duration::from_secs(600),
+            rate: ByteSize::mib(8),
+        }
     }
 }
 

@@ -21,6 +21,8 @@ fn the_agreed_commands_are_there() {
         "member list",
         "transfer-leader",
         "transfer-leader --to 2",
+        "level show",
+        "level raise --to 2 --dry-run",
         "digest --place-marker",
         "notices --count 1",
         "case open --office c1 --service s --applicant a.json",

@@ -191,6 +191,26 @@ impl Volume {
         file.metadata().map_or(0, |metadata| metadata.len())
     }
 
+    /// Writes a file until only so many bytes are left; returns its size.
+    pub fn fill_to(&self, left: u64) -> u64 {
+        use std::io::Write;
+        const BLOCK: usize = 64 << 10;
+        let file = File::options().create(true).append(true).open(self.filler());
+        let mut file = file.expect("the volume is mounted and writable");
+        let block = vec![0xa5; BLOCK];
+        while self.available() > left + BLOCK as u64 {
+            // Several blocks a look at the room, which starts a program.
+            let blocks = ((self.available() - left) / BLOCK as u64).min(256);
+            for _ in 0..blocks {
+                if file.write_all(&block).is_err() {
+                    break;
+                }
+            }
+            let _ = file.sync_all();
+        }
+        file.metadata().map_or(0, |metadata| metadata.len())
+    }
+
     /// Removes what [`Volume::fill`] wrote.
     pub fn free(&self) {
         std::fs::remove_file(self.filler()).expect("it was written before");

@@ -4,7 +4,9 @@ use super::power;
 use crate::bench::Bench;
 use crate::disk::volume::Journal;
 use crate::drill::Drill;
-use crate::fate::{Fate, Look};
+use crate::fate::Look;
+use crate::harness::http::get;
+use crate::harness::{desk, people};
 use okno_checks::invariants::Invariant;
 use std::time::{Duration, Instant};
 
@@ -12,13 +14,101 @@ const NEXT_WRITE_WITHIN: Duration = Duration::from_secs(15);
 const REDUNDANT_WITHIN: Duration = Duration::from_secs(45);
 const GOES_ON_WRITES: u64 = 200;
 
+pub const DISK_NEARLY_FULL: Drill = Drill {
+    name: "disk-nearly-full",
+    faults: &[13],
+    needs: power::NEEDS,
+    scenario: "The leader's disk fills up step by step under load, the others' too, and there is room again at last.",
+    expected: "A warning; then nothing new is begun while what was begun goes on; then leadership goes to a node with more \
+               room and the full one takes nothing; with all disks at the second level the cluster still completes. It all \
+               clears by itself, and no process ends.",
+    run: |bench| Box::pin(disk_nearly_full(bench)),
+};
+
+/// Per cent of a volume: large steps, so that the node's own files do not blur them.
+const LEVELS: [(&str, f64); 3] = [("warn", 45.0), ("stop_new", 35.0), ("stop", 12.0)];
+/// What is left when a level is to be reached, per cent.
+const LEFT: [(u64, u64); 3] = [(1, 40), (2, 25), (3, 5)];
+const LEVEL_WITHIN: Duration = Duration::from_secs(10);
+
+/// The level a node tells in its figures.
+async fn level(bench: &mut Bench, node: u64) -> Option<u64> {
+    let health = bench.cluster().entry(node).health;
+    let text = get(health, "/metrics").await.ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("okno_disk_level "))?;
+    line.trim().parse().ok()
+}
+
+async fn reaches(bench: &mut Bench, node: u64, aim: u64) -> bool {
+    let until = Instant::now() + LEVEL_WITHIN;
+    while Instant::now() < until {
+        if level(bench, node).await == Some(aim) {
+            return true;
+        }
+        tokio::time::sleep(crate::harness::POLL).await;
+    }
+    false
+}
+
+async fn disk_nearly_full(bench: &mut Bench) {
+    let (mut plan, disks) = power::plan(bench, FULL_MEBIBYTES, Journal::Ordered);
+    for (key, percent) in LEVELS {
+        let threshold = toml::Table::from_iter([
+            ("percent".to_owned(), toml::Value::from(percent)),
+            ("bytes".to_owned(), toml::Value::from("1TiB")),
+        ]);
+        plan = plan.setting("disk", key, threshold);
+    }
+    bench.start(plan.setting("storage", "write_buffers", SMALL_BUFFERS)).await;
+    let node = bench.cluster().leader().await;
+    let officer = bench.cluster().officer();
+    let case = officer.open(1).await.expect("there is room");
+    let fault = bench.fault(format!("the disk of node {node}, the leader, fills up"));
+    let size = FULL_MEBIBYTES << 20;
+    for (aim, left) in LEFT {
+        bench.injected("levels", 0);
+        disks.of(node).fill_to(size * left / 100);
+        let reached = reaches(bench, node, aim).await;
+        bench.injected("levels", u64::from(reached));
+        bench.note(format!("node {node} has {left} % left: level {aim} reached: {reached}"));
+        assert!(reached, "node {node} does not say level {aim} with {left} % left");
+        if aim == 2 {
+            let refused = officer.once(desk::open(people::QUIET_OFFICE, 2)).await;
+            let exhausted = refused.as_ref().is_err_and(|error| error.reason() == "DISK_FULL");
+            bench.check(Invariant::Refused, exhausted, format!("a new case at level 2: {refused:?}"));
+            let completed = officer.add(&case, "второй уровень").await;
+            bench.check(
+                Invariant::Progress,
+                completed.is_ok(),
+                format!("a document at level 2: {completed:?}"),
+            );
+        }
+    }
+    let moment = Instant::now();
+    let next = bench.served_since(moment, NEXT_WRITE_WITHIN).await;
+    bench.figure("next_write_ms", next.as_secs_f64() * 1000.0);
+    let now = bench.cluster().leader().await;
+    bench.check(Invariant::Progress, now != node, format!("led by node {node} before, by node {now} after"));
+    bench.progress(GOES_ON_WRITES, NEXT_WRITE_WITHIN).await;
+    let lives = !bench.cluster().has_ended(node);
+    bench.check(Invariant::StopsWhenWrong, lives, format!("node {node} lives on with a full disk: {lives}"));
+    disks.of(node).free();
+    bench.over(fault);
+    let cleared = reaches(bench, node, 0).await;
+    bench.check(Invariant::Progress, cleared, "with room again the level clears by itself");
+    bench.redundant(fault, REDUNDANT_WITHIN).await;
+    let opened = officer.open(3).await;
+    bench.check(Invariant::Progress, opened.is_ok(), format!("a new case with room again: {opened:?}"));
+}
+
 pub const DISK_FULL: Drill = Drill {
     name: "disk-full",
     faults: &[13],
     needs: power::NEEDS,
-    scenario: "The leader's disk is filled up under load; later there is room again and the node is started.",
-    expected: "The node ends with the reason and leaves what it had promised intact; the others serve; with room again it \
-               catches up.",
+    scenario: "The leader's disk is filled up under load at once; later there is room again, and the node is started if it \
+               has ended.",
+    expected: "The node takes nothing more: it hands leadership over and stands by, or ends with the reason; what it had \
+               promised is intact; the others serve; with room again it catches up.",
     run: |bench| Box::pin(disk_full(bench)),
 };
 
@@ -50,20 +140,34 @@ async fn disk_full(bench: &mut Bench) {
     bench.figure("filled_mib", bytes as f64 / f64::from(1 << 20));
     assert!(disk.available() < 1 << 20, "{} bytes are still free", disk.available());
     bench.injected("disks-filled", 1);
-    let fate = look.fate_of_serving(bench, NOTICES_WITHIN).await;
-    bench.note(format!("node {node} {fate}"));
-    bench.check(Invariant::StopsWhenWrong, fate.stopped(), format!("with a full disk node {node} {fate}"));
+    // Either it noticed before it had to write, or a write failed.
+    let until = Instant::now() + NOTICES_WITHIN;
+    let mut stands_by = false;
+    let fate = loop {
+        let fate = look.fate_of_serving(bench, Duration::ZERO).await;
+        let full = level(bench, node).await == Some(3);
+        stands_by = full && bench.cluster().leader().await != node;
+        if fate.stopped() || stands_by || Instant::now() > until {
+            break fate;
+        }
+        tokio::time::sleep(crate::harness::POLL).await;
+    };
+    let detail = format!("with a full disk node {node} stands by: {stands_by}; {fate}");
+    bench.note(detail.clone());
+    bench.check(Invariant::StopsWhenWrong, fate.stopped() || stands_by, detail);
     bench.figure("noticed_after_ms", fault.began.elapsed().as_secs_f64() * 1000.0);
     let gone = Instant::now();
     let next = bench.served_since(gone, NEXT_WRITE_WITHIN).await;
     bench.figure("next_write_ms", next.as_secs_f64() * 1000.0);
     bench.progress(GOES_ON_WRITES, NEXT_WRITE_WITHIN).await;
-    if !matches!(fate, Fate::Ended { .. }) {
-        bench.cluster().kill(node);
-    }
     disk.free();
     bench.over(fault);
-    bench.cluster().start_node(node);
+    if bench.cluster().has_ended(node) || !bench.cluster().running().contains(&node) {
+        if bench.cluster().running().contains(&node) {
+            bench.cluster().kill(node);
+        }
+        bench.cluster().start_node(node);
+    }
     bench.redundant(fault, REDUNDANT_WITHIN).await;
 }
 

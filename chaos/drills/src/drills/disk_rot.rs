@@ -45,6 +45,17 @@ pub const SST_ROT: Drill = Drill {
     run: |bench| Box::pin(sst_rot(bench)),
 };
 
+pub const SCRUB_FINDS: Drill = Drill {
+    name: "scrub-finds-rot",
+    faults: &[9],
+    needs: &[],
+    scenario: "A bit flips among the rows of entities of a follower's, which nobody asks for; the node reads its store \
+               through soon after its start.",
+    expected: "Its scrubber finds the rot without anybody reading the row, and closes the node with reason and remedy. The \
+               others serve.",
+    run: |bench| Box::pin(scrub_finds(bench)),
+};
+
 pub const MANIFEST_LOST: Drill = Drill {
     name: "manifest-lost",
     faults: &[10],
@@ -222,6 +233,31 @@ async fn sst_rot(bench: &mut Bench) {
     })
     .await;
     discharge(bench, patient).await;
+}
+
+/// After its start, so that it has caught up by then; soon enough for a drill.
+const SCRUBS_AFTER: &str = "2s";
+
+async fn scrub_finds(bench: &mut Bench) {
+    let plan = Plan::default().setting("scrub", "first_after", SCRUBS_AFTER);
+    let patient = admit(bench, plan, true).await;
+    bench.injected("bit-flipped-in-rows-of-entities", 0);
+    let table =
+        rot::tables_of(&patient.data, "entity").pop().expect("an orderly end writes the entities' table");
+    let offset = rot::flip_at(&table, bench.rng.gen_range(100..4_000), &mut bench.rng);
+    bench.injected("bit-flipped-in-rows-of-entities", 1);
+    bench.note(format!("a bit flipped at {offset} of {}, which holds entities", name(&table)));
+    let node = patient.node;
+    let look = Look::begin(bench, node).await;
+    let began = Instant::now();
+    bench.cluster().start_node(node);
+    let fate = look.fate_of_serving(bench, DECIDES_WITHIN).await;
+    bench.figure("found_after_ms", began.elapsed().as_secs_f64() * 1000.0);
+    bench.check(Invariant::StopsWhenWrong, fate.stopped(), format!("node {node} {fate}"));
+    bench.note(format!("node {node} {fate}"));
+    bench.progress(WRITES_MEANWHILE, NEXT_WRITE_WITHIN).await;
+    bench.over(patient.fault);
+    bench.absent(node, format!("its rows are rotten: {fate}"));
 }
 
 async fn manifest_lost(bench: &mut Bench) {

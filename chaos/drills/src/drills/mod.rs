@@ -17,6 +17,7 @@ pub mod overload;
 pub mod power;
 pub mod process;
 pub mod resources;
+pub mod upgrade;
 
 /// Every drill, in the order in which `all` runs them.
 pub const ALL: &[Drill] = &[
@@ -27,6 +28,7 @@ pub const ALL: &[Drill] = &[
     process::LEADER_FLAPPING,
     process::ROLLING_RESTART,
     process::CPU_STARVED,
+    upgrade::ROLLING_UPGRADE,
     clients::WORKSTATION_LOST,
     clients::REPLAYED_IDS,
     overload::OVERLOAD,
@@ -46,8 +48,10 @@ pub const ALL: &[Drill] = &[
     power::IMAGE_IN_FLIGHT,
     disk_rot::WAL_ROT,
     disk_rot::SST_ROT,
+    disk_rot::SCRUB_FINDS,
     disk_rot::MANIFEST_LOST,
     disk_rot::WAL_LOST,
+    disk_faults::DISK_NEARLY_FULL,
     disk_faults::DISK_FULL,
     disk_faults::HUNG_DISK,
     disk_calls::KILL_AT_FSYNC,
@@ -102,11 +106,6 @@ pub const NOT_YET: &[NotYet] = &[
         fault: 32,
         what: "data wiped, same id",
         waits_for: "membership: a node rejoins as a new one (part 3)",
-    },
-    NotYet {
-        fault: 33,
-        what: "rolling upgrade and downgrade",
-        waits_for: "a second released version (part 3)",
     },
     NotYet {
         fault: 42,
