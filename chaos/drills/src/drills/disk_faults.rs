@@ -142,7 +142,7 @@ async fn disk_full(bench: &mut Bench) {
     bench.injected("disks-filled", 1);
     // Either it noticed before it had to write, or a write failed.
     let until = Instant::now() + NOTICES_WITHIN;
-    let mut stands_by = false;
+    let mut stands_by;
     let fate = loop {
         let fate = look.fate_of_serving(bench, Duration::ZERO).await;
         let full = level(bench, node).await == Some(3);
