@@ -27,8 +27,8 @@ fn newer() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a file");
     let release = test.ancestors().nth(2).expect("<target>/release/deps/<test>");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--workspace", "--features", "okno-node/test-faults"])
-        .args(["--bin", "okno-faulty"])
+        .args(["build", "--release", "--locked", "--workspace", "--bin", "okno-faulty"])
+        .args(["--features", "okno-node/test-faults,okno-chaos/mutants"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .env("CARGO_TARGET_DIR", release.parent().expect("<target>/release"))
         .status()

@@ -84,6 +84,7 @@ impl Command {
             | Self::Catalogue(_)
             | Self::Directory(_)
             | Self::Entity(_)
+            | Self::Level(_)
             | Self::Recover(_)
             | Self::Completion { .. } => None,
         }
