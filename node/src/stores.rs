@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// The data directory, locked; opened far enough to know whose it is.
 pub enum Claim {
-    Readable(DataDirectory),
+    Readable(Box<DataDirectory>),
     /// `identity` is there and says nothing.
     Unreadable(Lock, Quarantine),
 }
@@ -40,7 +40,7 @@ impl Claim {
         match DataDirectory::open(path) {
             Ok(data) => {
                 data.check(settings)?;
-                Ok(Self::Readable(data))
+                Ok(Self::Readable(Box::new(data)))
             }
             Err(error) => match quarantine::of_data(&error) {
                 Some(why) => Ok(Self::Unreadable(Lock::take(path)?, why)),
@@ -63,7 +63,7 @@ impl Claim {
                     .with_context(|| format!("{}: reading {}", path.display(), quarantine::FILE))?;
                 match before {
                     Some(before) => (Some(record), data.into_parts().1, before.into()),
-                    None => match start_whole(data, settings, connector.clone()).await? {
+                    None => match start_whole(*data, settings, connector.clone()).await? {
                         Ok(started) => return Ok(started),
                         Err((lock, why)) => (Some(record), lock, why),
                     },
