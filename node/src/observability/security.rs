@@ -9,7 +9,9 @@
 //!
 //! Invariants: line n's `previous` is the SHA-256 of line n−1 (zeroes for the first), over all files; `sequence`
 //! counts from 1 without gaps; after a failed write or sync the log takes nothing more until the node is started
-//! again, because what the medium then holds is unknown (rule 12).
+//! again, because what the medium then holds is unknown (rule 12). A disk without room is no such failure: the file is
+//! cut back to its last whole batch, what was taken in waits, nothing more is taken in, and all goes on once there is
+//! room.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -30,6 +32,8 @@ use std::{
 const QUEUE_MAX: usize = 16_384;
 /// A file is closed beyond this: a start checks the newest one only, within a second.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Between two looks whether there is room again.
+const ROOM_LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The file that is written.
 pub const FILE: &str = "security.log";
 
@@ -188,9 +192,7 @@ impl Writer {
                 self.line(event, &mut batch);
                 count += 1;
             }
-            let written = self.file.write_all(&batch).and_then(|()| self.file.sync_data());
-            self.head.bytes += batch.len() as u64;
-            if let Err(error) = written.and_then(|()| self.close_full()) {
+            if let Err(error) = self.append(&batch).and_then(|()| self.close_full()) {
                 tracing::error!(%error, "the security log cannot be written: recorded calls are refused from now on");
                 self.shared.failed.store(true, Ordering::Release);
                 return;
@@ -199,6 +201,29 @@ impl Writer {
             // Groups what comes meanwhile into one sync; the queue has room for it.
             std::thread::sleep(self.sync_interval);
         }
+    }
+
+    /// Writes and syncs a batch; waits for room while there is none.
+    fn append(&mut self, batch: &[u8]) -> std::io::Result<()> {
+        while let Err(error) = self.file.write_all(batch) {
+            // Whoever is to be served waits for nothing: the node ends.
+            let alone = Arc::strong_count(&self.shared) == 1;
+            if error.kind() != std::io::ErrorKind::StorageFull || alone {
+                return Err(error);
+            }
+            self.file.set_len(self.head.bytes)?;
+            self.file.seek(SeekFrom::Start(self.head.bytes))?;
+            if !self.shared.failed.swap(true, Ordering::AcqRel) {
+                tracing::error!("no room for the security log: recorded calls are refused until there is");
+            }
+            std::thread::sleep(ROOM_LOOK_EVERY);
+        }
+        self.file.sync_data()?;
+        self.head.bytes += batch.len() as u64;
+        if self.shared.failed.swap(false, Ordering::AcqRel) {
+            tracing::info!("there is room for the security log again");
+        }
+        Ok(())
     }
 
     /// Closes the file when it is full, and begins the next.
