@@ -3,11 +3,10 @@
 
 mod common;
 
-use common::{apply_all, entry, genesis, members, moving, system};
+use common::{apply_all, founded_log, genesis, identity_of, members};
 use okno_storage::{
     chain_step,
-    commit::{CommitId, SystemOp},
-    identity::{FileIdentityMedium, Identity, IdentityRecord, Member},
+    identity::{FileIdentityMedium, Identity, IdentityRecord},
     log::{LogEntry, LogStore},
     memory::MemoryEngine,
     recover::{PlannedMember, RecoverPlan, Survivor, TERM_GAP, convert},
@@ -21,29 +20,11 @@ const OLD: Uuid = Uuid::from_u128(0xABCD);
 const NEW: Uuid = Uuid::from_u128(0xEF);
 
 fn record(node_id: u64) -> IdentityRecord {
-    IdentityRecord {
-        cluster: OLD,
-        node_id,
-        incarnation: Uuid::from_u128(u128::from(node_id)),
-        members: (1..=3).map(|id| Member { node_id: id, peer_address: format!("n{id}:1") }).collect(),
-        pins: (1..=3).map(|id| (id, Uuid::from_u128(id.into()))).collect(),
-        term: 4,
-        vote: 1,
-        synced_term: 1,
-        synced_index: 40,
-        live_directory: "db".into(),
-        sequence: 0,
-        later: Default::default(),
-    }
+    IdentityRecord { term: 4, synced_index: 40, ..identity_of(OLD, node_id) }
 }
 
 fn a_log(length: u64) -> Vec<LogEntry> {
-    let found = SystemOp::Found { cluster: OLD, members: members() };
-    let mut log = vec![entry(1, 1, &system("founding", 1, 1, found))];
-    for index in 2..=length {
-        log.push(entry(index, 1, &moving(&format!("case/{index}"), 1, index, CommitId::NONE, "text")));
-    }
-    log
+    founded_log(OLD, length, "text")
 }
 
 /// A node that died with 40 entries, of which it had applied 30.

@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::{apply_all, bare, entry, genesis, members, moving, system};
+use common::{apply_all, bare, entry, founded_log, genesis, identity_of};
 use okno_storage::{
-    commit::{CommitId, SystemOp},
+    commit::CommitId,
     engine::Engine,
-    identity::{FileIdentityMedium, Identity, IdentityRecord, Member},
+    identity::{FileIdentityMedium, Identity, IdentityRecord},
     log::{HardState, LogEntry, LogStore},
     memory::{MemoryEngine, MemoryIdentity},
     snapshot::{
@@ -23,31 +23,11 @@ const LEVEL: u32 = 2;
 const OF: CopyOf = CopyOf { cluster: CLUSTER, generation: 1, node_id: 1 };
 
 fn record(node_id: u64) -> IdentityRecord {
-    IdentityRecord {
-        cluster: CLUSTER,
-        node_id,
-        incarnation: Uuid::from_u128(u128::from(node_id)),
-        members: (1..=3).map(|id| Member { node_id: id, peer_address: format!("n{id}:1") }).collect(),
-        pins: (1..=3).map(|id| (id, Uuid::from_u128(id.into()))).collect(),
-        term: 1,
-        vote: 1,
-        synced_term: 1,
-        synced_index: 0,
-        live_directory: "db".into(),
-        sequence: 0,
-        later: Default::default(),
-    }
+    identity_of(CLUSTER, node_id)
 }
 
-/// A log that founds and then moves one case after the other.
 fn a_log(length: u64) -> Vec<LogEntry> {
-    let found = SystemOp::Found { cluster: CLUSTER, members: members() };
-    let mut log = vec![entry(1, 1, &system("founding", 1, 1, found))];
-    for index in 2..=length {
-        let commit = moving(&format!("case/{index}"), 1, index, CommitId::NONE, &"text ".repeat(40));
-        log.push(entry(index, 1, &commit));
-    }
-    log
+    founded_log(CLUSTER, length, &"text ".repeat(40))
 }
 
 /// A node's stores over a home.

@@ -10,6 +10,7 @@ use okno_storage::{
         TimerChange, TimerKey, Value,
     },
     engine::Engine,
+    identity::{IdentityRecord, Member},
     log::{EntryKind, LogEntry},
     state::{AppliedEntry, Genesis, StateStore},
 };
@@ -35,6 +36,34 @@ pub fn record(tag: RecordTag, body: impl Into<Vec<u8>>) -> Record {
 
 pub fn inline(tag: RecordTag, body: impl Into<Vec<u8>>) -> Value {
     Value { tag, body: Body::Inline(Bytes::from(body.into())) }
+}
+
+/// What `identity` says on a member of three that voted for the first and has synced nothing.
+pub fn identity_of(cluster: Uuid, node_id: u64) -> IdentityRecord {
+    IdentityRecord {
+        cluster,
+        node_id,
+        incarnation: Uuid::from_u128(u128::from(node_id)),
+        members: (1..=3).map(|id| Member { node_id: id, peer_address: format!("n{id}:1") }).collect(),
+        pins: (1..=3).map(|id| (id, Uuid::from_u128(id.into()))).collect(),
+        term: 1,
+        vote: 1,
+        synced_term: 1,
+        synced_index: 0,
+        live_directory: "db".into(),
+        sequence: 0,
+        later: Default::default(),
+    }
+}
+
+/// A log that founds and then moves one case after the other.
+pub fn founded_log(cluster: Uuid, length: u64, text: &str) -> Vec<LogEntry> {
+    let found = SystemOp::Found { cluster, members: members() };
+    let mut log = vec![entry(1, 1, &system("founding", 1, 1, found))];
+    for index in 2..=length {
+        log.push(entry(index, 1, &moving(&format!("case/{index}"), 1, index, CommitId::NONE, text)));
+    }
+    log
 }
 
 pub fn genesis() -> Genesis {
