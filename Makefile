@@ -13,13 +13,15 @@ BIN := $(CARGO_TARGET_DIR)/release
 TOOLS := $(CACHE)/tools
 DENY := $(TOOLS)/bin/cargo-deny
 DENY_VERSION := 0.20.2
+DEB := $(TOOLS)/bin/cargo-deb
+DEB_VERSION := 3.8.0
 
 # The one build with planted faults: what `okno-chaos mutants` runs, and a node for the tests that need a panic.
 FAULTY := --workspace --features okno-node/test-faults,okno-chaos/mutants --bin okno-faulty --bin okno-chaos-mutants
 # Drills that continuous integration runs: none needs root.
 DRILLS_CI := leader-lost kill-all leader-paused
 
-.PHONY: help setup setup-drills build run test prove bench lint fmt deny faulty clean-dev
+.PHONY: help setup setup-drills build run test prove bench lint fmt deny faulty deb check-deb clean-dev
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -27,8 +29,8 @@ help: ## this list
 setup: ## install what the build needs (Debian, Ubuntu), or say what is missing
 	@sh scripts/setup.sh
 
-build: setup ## build the binaries okno and oknoctl
-	cargo build $(PROFILE) -p okno-node -p okno-ops
+build: setup ## build every binary; a part of the workspace would choose other features and build dependencies anew
+	cargo build $(PROFILE) --workspace --bins
 
 faulty: setup ## build the binaries with planted faults: okno-faulty, okno-chaos-mutants
 	cargo build $(PROFILE) $(FAULTY)
@@ -67,6 +69,16 @@ deny: $(DENY)
 
 $(DENY):
 	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/target cargo install --debug --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION)
+	rm -rf $(TOOLS)/target
+
+deb: build $(DEB) ## the Debian package, in <target>/debian
+	sh scripts/package.sh $(BIN) $(DEB)
+
+check-deb: deb ## install the package in a clean Debian root and look at it (as root; needs debootstrap and a mirror)
+	sh scripts/check-deb.sh $$(ls -t $(CARGO_TARGET_DIR)/debian/okno_*.deb | head -n 1)
+
+$(DEB):
+	CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$(TOOLS)/target cargo install --debug --locked --no-default-features --root $(TOOLS) cargo-deb@$(DEB_VERSION)
 	rm -rf $(TOOLS)/target
 
 fmt: ## format the sources

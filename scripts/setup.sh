@@ -11,6 +11,8 @@ have protoc || missing="$missing protobuf-compiler"
 # Tests call a node with clients that are not ours; what of them is missing is put into a virtual environment.
 have python3 || missing="$missing python3"
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
+# The tests of alert rules call promtool, which Debian packs with Prometheus itself.
+have promtool || missing="$missing prometheus"
 # bindgen loads libclang at build time to read RocksDB's headers.
 libclang=""
 for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so* \
@@ -25,6 +27,7 @@ if [ "${1:-}" = drills ]; then
     have ip && have tc || missing="$missing iproute2"
     have strace || missing="$missing strace"
     have mkfs.ext4 && have e2fsck || missing="$missing e2fsprogs"
+    [ -x /lib/nut/upsd ] && [ -x /lib/nut/dummy-ups ] || missing="$missing nut-server"
     have losetup && have mount && have unshare || missing="$missing mount util-linux"
 fi
 

@@ -23,6 +23,12 @@ pub enum Command {
     Live(LiveArgs),
     /// Plants one fault at a time into the product and shows which check catches it
     Mutants(MutantArgs),
+    /// A workstation or connector as a process of its own: drills start, stop and kill it
+    #[command(hide = true)]
+    Play {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        part: Vec<String>,
+    },
     /// The catalogue of invariants: what simulator and drills check
     Invariants {
         #[arg(short, long, value_enum, default_value_t = Format::Text)]

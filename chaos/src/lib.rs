@@ -28,6 +28,7 @@ pub fn run() -> ExitCode {
         Command::Drill(args) => drill::run(args),
         Command::Live(args) => live::run(args),
         Command::Mutants(args) => mutants::run(args),
+        Command::Play { part } => return okno_drills::programs::play(part),
         Command::Invariants { output } => invariants(*output),
     };
     match ended {

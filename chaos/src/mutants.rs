@@ -64,6 +64,11 @@ mod planted {
                 config.steps *= 2;
             }
             Mutant::SendBeforePersist => config.steps *= 2,
+            // What these break needs members that lack something.
+            Mutant::CutLogTooFar => config.kinds = [Kind::CutLog, Kind::Away, Kind::Crash].into(),
+            Mutant::PromoteTooEarly => config.kinds = [Kind::Join, Kind::Replace, Kind::Recover].into(),
+            Mutant::InstallHalfSnapshot => config.kinds = [Kind::Away, Kind::TwoCopies, Kind::Join].into(),
+            Mutant::AcceptWipedId => config.kinds = [Kind::Wipe].into(),
             _ => {}
         }
         config

@@ -155,6 +155,8 @@ pub trait Proposer: Send + Sync {
     /// The current role; follow its changes through [`Proposer::roles`].
     fn role(&self) -> RoleState;
     fn roles(&self) -> tokio::sync::watch::Receiver<RoleState>;
+    /// Neither quarantined nor going down: a leader may yet be heard of here. The role changes when this ends.
+    fn is_open(&self) -> bool;
     /// The index apply has reached.
     fn applied_index(&self) -> u64;
     /// Time a leader may stamp now, or why not (rule 7).
@@ -171,4 +173,6 @@ pub enum StampError {
 /// Told by the apply thread about everything it applied; must neither block nor fail.
 pub trait ApplyListener: Send + Sync {
     fn applied(&self, slice: &Arc<AppliedSlice>);
+    /// The state is a copy of another member's, as of `index`: whatever was built from slices is to be built anew.
+    fn installed(&self, _index: u64) {}
 }

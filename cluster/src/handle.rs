@@ -1,46 +1,33 @@
-//! Starting the cluster part of a node, and the handle everybody else holds.
+//! The handle everybody outside this crate holds: reads, proposals, members, status and figures.
 
 use crate::{
     api::{
-        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, Role, RoleState,
-        ShardNotice, ShardPort, StampError, Unknown,
+        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, RoleState, ShardNotice,
+        ShardPort, StampError, Unknown,
     },
     core::{
-        driver::{Driver, Timing},
-        event::{Event, Quarantine, ReadId, ReadRequest},
-        log_view::Unreadable,
-        open::{self, OpenError, Opened as Stores},
-        pins::Members,
+        change::CHANGE_WITHIN_MS,
+        event::{Event, ReadId, ReadRequest},
         table::Answers,
     },
-    settings::ClusterSettings,
     shell::{
-        apply_thread::{ApplyThread, digest_thread},
-        digests::digests,
-        fatal::{EXIT_PANIC, Fatal},
-        hub::{APPEND_BOUNDS_US, Hub, HubParts},
-        raft_thread::RaftThread,
-        system, watchdog,
+        hub::{APPEND_BOUNDS_US, Hub},
+        system,
     },
     status::{
-        ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus, NodePhase, TransferError,
+        ChangeError, Changed, ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus,
+        NodePhase, TransferError,
     },
-    transport::{
-        ForwardError, ForwardHandler, PeerConnector, Transport,
-        grpc::{GrpcTransport, PeerService},
-    },
+    transport::{ForwardError, ForwardHandler},
 };
 use bytes::Bytes;
 use okno_storage::{
-    engine::Engine,
-    error::StorageError,
-    identity::{Identity, Member},
     log::LogStore,
-    state::{StateReader, StateStore},
+    members::{MemberChange, MemberRole, Members as MemberTable},
+    state::StateReader,
 };
 use parking_lot::Mutex;
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::Ordering::{Acquire, Relaxed, Release},
@@ -51,234 +38,27 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// How often members tell each other their clocks and hashes.
-const GOSSIP_EVERY: Duration = Duration::from_millis(250);
-
-/// Why the cluster part did not start. Data that are damaged do not end here: the node starts quarantined, with
-/// health and admin open (rule 12).
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    #[error("settings: {0}")]
-    Settings(String),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("identity: {0}")]
-    Identity(String),
-    #[error("raft: {0}")]
-    Raft(String),
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
-impl From<OpenError> for ClusterError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Storage(error) => Self::Storage(error),
-            OpenError::Identity(detail) => Self::Identity(detail),
-            OpenError::Raft(detail) => Self::Raft(detail),
-        }
-    }
-}
-
-/// What a node brings along.
-pub struct ClusterParts {
-    pub engine: Arc<dyn Engine>,
-    pub identity: Identity,
-    pub connector: Arc<dyn PeerConnector>,
-    /// [`crate::ProcessExit`] in production.
-    pub fatal: Arc<dyn Fatal>,
-}
-
-/// Starts the cluster part of a node.
-pub struct Cluster;
-
-impl Cluster {
-    /// Opens log and state, starts the raft and apply threads and the links to the other members. Must be called
-    /// within a tokio runtime. The service is to be served by the node's peer listener, whose TLS layer inserts
-    /// [`crate::PeerIdentity`] into each request's extensions.
-    pub async fn start(
-        settings: ClusterSettings,
-        parts: ClusterParts,
-    ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
-        Self::open_and_run(settings, parts, None).await
-    }
-
-    /// Starts a node whose data cannot be used (rule 12): raft and links stay closed; phase, status and health say
-    /// why. `parts.engine` stands in for those data, empty, so that nobody touches them.
-    pub async fn start_quarantined(
-        settings: ClusterSettings,
-        parts: ClusterParts,
-        why: Quarantine,
-    ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
-        Self::open_and_run(settings, parts, Some(why)).await
-    }
-
-    async fn open_and_run(
-        settings: ClusterSettings,
-        parts: ClusterParts,
-        why: Option<Quarantine>,
-    ) -> Result<(Arc<ClusterHandle>, PeerService), ClusterError> {
-        settings.check().map_err(ClusterError::Settings)?;
-        let connector = parts.connector.clone();
-        let opened = tokio::task::spawn_blocking(move || open(settings, parts, why))
-            .await
-            .map_err(|e| ClusterError::Raft(e.to_string()))??;
-        let hub = opened.hub.clone();
-        let (transport, service) = GrpcTransport::start(hub.own, &opened.members, &connector, hub.clone());
-        let handle = opened.run(transport)?;
-        Ok((handle, service))
-    }
-}
-
-/// Stores opened and checked, nothing running yet.
-struct Opened {
-    hub: Arc<Hub>,
-    members: Vec<Member>,
-    cluster: Uuid,
-    identity: Identity,
-    log: LogStore,
-    state: StateStore,
-    founded: bool,
-    unreadable: Unreadable,
-    /// `None`: the node is quarantined and raft does not run.
-    driver: Option<Driver>,
-}
-
-fn open(
-    settings: ClusterSettings,
-    parts: ClusterParts,
-    why: Option<Quarantine>,
-) -> Result<Opened, ClusterError> {
-    let record = parts.identity.record().clone();
-    let logger = slog::Logger::root(tracing_slog::TracingSlogDrain {}, slog::o!());
-    let stores = open::open(&parts.engine, &record, Timing::from(&settings), system::boot_id(), &logger)?;
-    let Stores { log, state, founded, unreadable, driver } = stores;
-    let hub = Hub::new(HubParts {
-        own: record.node_id,
-        settings,
-        members: Members::new(&record),
-        reader: state.reader(),
-        fatal: parts.fatal,
-        role: RoleState { term: record.term, role: Role::Follower { leader: None } },
-        phase: NodePhase::Starting,
-    });
-    let closed = match (why, &driver) {
-        (Some(why), _) => Some(why),
-        (None, Err(wrong)) => {
-            Some(Quarantine { reason: wrong.reason.clone(), remedy: wrong.remedy.to_owned() })
-        }
-        (None, Ok(_)) => None,
-    };
-    if let Some(Quarantine { reason, remedy }) = &closed {
-        hub.quarantine(reason, remedy);
-    }
-    let driver = driver.ok().filter(|_| closed.is_none());
-    Ok(Opened {
-        hub,
-        members: record.members,
-        cluster: record.cluster,
-        identity: parts.identity,
-        log,
-        state,
-        founded,
-        unreadable,
-        driver,
-    })
-}
-
-impl Opened {
-    /// Starts the threads.
-    fn run(self, transport: Arc<dyn Transport>) -> Result<Arc<ClusterHandle>, ClusterError> {
-        let hub = self.hub;
-        if hub.transport.set(transport.clone()).is_err() {
-            return Err(ClusterError::Raft("started twice".into()));
-        }
-        let mut threads = Vec::new();
-        let Some(driver) = self.driver else {
-            // Quarantined at the start: no thread, no link; health and status answer.
-            transport.close();
-            for event in hub.inbox.close() {
-                hub.answer_unseen(event);
-            }
-            return Ok(Arc::new(ClusterHandle::new(hub, self.cluster, self.members, threads)));
-        };
-        if hub.members.lock().pinned() {
-            hub.serving();
-        }
-        hub.look_at_pins();
-        let (digests, views) = digests();
-        let apply = ApplyThread {
-            hub: hub.clone(),
-            state: self.state,
-            log: self.log.clone(),
-            founded: self.founded,
-            cluster: self.cluster,
-            digests,
-        };
-        let raft = RaftThread {
-            hub: hub.clone(),
-            driver,
-            log: self.log,
-            identity: self.identity,
-            transport: transport.clone(),
-            unreadable: self.unreadable,
-        };
-        threads.push(thread(&hub, "okno-raft", move || raft.run())?);
-        threads.push(thread(&hub, "okno-apply", move || apply.run())?);
-        let digest_hub = hub.clone();
-        threads.push(thread(&hub, "okno-digest", move || digest_thread(&digest_hub, &views))?);
-        let dog_hub = hub.clone();
-        threads.push(thread(&hub, "okno-watchdog", move || watchdog::run(&dog_hub))?);
-        tokio::spawn(gossip(hub.clone(), transport));
-        Ok(Arc::new(ClusterHandle::new(hub, self.cluster, self.members, threads)))
-    }
-}
-
-/// A thread whose panic ends the process (rule 12).
-fn thread(
-    hub: &Arc<Hub>,
-    name: &str,
-    body: impl FnOnce() + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
-    let (hub, own_name) = (hub.clone(), name.to_owned());
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            hub.fatal.exit(EXIT_PANIC, &format!("thread {own_name} panicked"));
-        }
-    })
-}
-
-async fn gossip(hub: Arc<Hub>, transport: Arc<dyn Transport>) {
-    let mut every = tokio::time::interval(GOSSIP_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut phase = hub.phase.subscribe();
-    while !hub.is_stopping() {
-        tokio::select! {
-            _ = every.tick() => {}
-            _ = phase.changed() => {}
-        }
-        if matches!(*phase.borrow_and_update(), NodePhase::Quarantined { .. }) {
-            // Say why we go, then go: raft is closed.
-            transport.gossip(&hub.gossip());
-            tokio::time::sleep(GOSSIP_EVERY).await;
-            transport.close();
-            return;
-        }
-        transport.gossip(&hub.gossip());
-    }
+/// How far the node's own threads are; compared with what was seen before, it shows whether they get on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Raft and apply run: neither quarantined nor going down.
+    pub runs: bool,
+    /// Turns of the raft thread; it ticks, so they grow in an idle cluster too.
+    pub turns: u64,
+    pub committed: u64,
+    pub applied: u64,
 }
 
 /// The one thing others hold.
 pub struct ClusterHandle {
     hub: Arc<Hub>,
     cluster: Uuid,
-    members: Vec<Member>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ClusterHandle {
-    fn new(hub: Arc<Hub>, cluster: Uuid, members: Vec<Member>, threads: Vec<JoinHandle<()>>) -> Self {
-        Self { hub, cluster, members, threads: Mutex::new(threads) }
+    pub(crate) fn new(hub: Arc<Hub>, cluster: Uuid, threads: Vec<JoinHandle<()>>) -> Self {
+        Self { hub, cluster, threads: Mutex::new(threads) }
     }
 
     /// A linearizable read point: the index returned was committed after this call began, and is applied here.
@@ -330,8 +110,9 @@ impl ClusterHandle {
         let facts = self.hub.facts.lock().clone();
         let (applied, time_ms) = self.hub.reader.applied();
         let (wall_ms, now_ms) = (self.hub.wall_ms(), self.hub.now_ms());
-        let members = self
-            .members
+        let table = self.members();
+        let members = table
+            .current
             .iter()
             .map(|m| {
                 let own = m.node_id == self.hub.own;
@@ -347,6 +128,7 @@ impl ClusterHandle {
                     clock_offset_ms: peers.offset(m.node_id, wall_ms, now_ms),
                     feature_level,
                     quarantined: peers.is_quarantined(m.node_id),
+                    learner: m.role == MemberRole::Learner,
                 }
             })
             .collect();
@@ -372,10 +154,22 @@ impl ClusterHandle {
         }
     }
 
+    /// For watchdogs: cheap, and takes no lock that the raft thread holds for long.
+    pub fn progress(&self) -> Progress {
+        let applied = self.hub.reader.applied().0;
+        Progress {
+            runs: self.hub.is_open(),
+            turns: self.hub.count.turns.load(Relaxed),
+            committed: self.hub.facts.lock().commit.max(applied),
+            applied,
+        }
+    }
+
     /// What every member last said its hashes are (rule 15).
     pub fn digest_report(&self) -> Vec<MemberDigests> {
+        let table = self.members();
         let peers = self.hub.peers.lock();
-        self.members.iter().map(|m| peers.report(m.node_id)).collect()
+        table.current.iter().map(|m| peers.report(m.node_id)).collect()
     }
 
     /// What stands wrong with this node, told to the others with every gossip; what was said before is replaced.
@@ -403,6 +197,42 @@ impl ClusterHandle {
             Ok(Err(_)) => Err(TransferError::Closed),
             Err(_) => Err(TransferError::TimedOut),
         }
+    }
+
+    /// Who belongs to the cluster, as applied here.
+    pub fn members(&self) -> Arc<MemberTable> {
+        self.hub.members.lock().table().clone()
+    }
+
+    /// The cluster's generation, and where its hash chain begins: who joined learns both from the copy it installs.
+    pub fn origin(&self) -> (u64, [u8; 32]) {
+        let owner = self.hub.copies.owner();
+        (owner.generation, owner.genesis)
+    }
+
+    /// Changes the members by one step, or only says what it would lead to (`dry_run`). Answers once the change is applied
+    /// here; only the leader does it, others say who leads. The removal of the leader hands leadership over first, and
+    /// then says who leads.
+    pub async fn change_members(&self, change: MemberChange, dry_run: bool) -> Result<Changed, ChangeError> {
+        let (ticket, answer) = self.hub.await_change();
+        self.hub.push(Event::Change { ticket, change: change.clone(), dry_run });
+        // The driver answers by itself; the time is for a raft thread that hangs in its disk.
+        let patience = Duration::from_millis(CHANGE_WITHIN_MS) + self.hub.settings.disk_slow * 2;
+        let result = match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(ChangeError::Closed),
+            Err(_) => {
+                self.hub.forget_change(ticket);
+                Err(ChangeError::OutcomeUnknown)
+            }
+        };
+        if result == Err(ChangeError::Leads) && !dry_run {
+            return Err(match self.transfer_leader(None).await {
+                Ok(leader) => ChangeError::NotLeader { leader: Some(leader) },
+                Err(_) => ChangeError::Leads,
+            });
+        }
+        result
     }
 
     /// Carries a call to another node on the batched stream.
@@ -435,6 +265,11 @@ impl ClusterHandle {
         self.hub.reader.clone()
     }
 
+    /// The log, for those who archive it; `None` while quarantined.
+    pub fn log(&self) -> Option<LogStore> {
+        self.hub.log.get().cloned()
+    }
+
     pub fn phases(&self) -> watch::Receiver<NodePhase> {
         self.hub.phase.subscribe()
     }
@@ -450,8 +285,14 @@ impl ClusterHandle {
         let reached =
             |node| node == self.hub.own || self.hub.transport.get().is_some_and(|t| t.connected(node));
         let members = self.hub.members.lock();
-        let all = members.list().iter().map(|m| (m.node_id, members.level(m.node_id)));
+        let all = members.table().current.iter().map(|m| (m.node_id, members.level(m.node_id)));
         all.filter(|(node, said)| !reached(*node) || said.is_none_or(|said| said < level)).collect()
+    }
+
+    /// The log is archived up to here: what follows is kept for who archives, within the bytes that are kept for a member
+    /// that lags.
+    pub fn set_archived(&self, index: u64) {
+        self.hub.archived.store(index, Release);
     }
 
     /// The own disk is full, or has room again. While it is, entries from a leader are not taken in; the node votes,
@@ -514,6 +355,11 @@ impl ClusterHandle {
             ("forwards_received_total", of(&c.forwards_received)),
             ("proposals_in_flight", self.hub.slots.proposals.load(Relaxed) as f64),
             ("proposals_in_flight_bytes", self.hub.slots.bytes.load(Relaxed) as f64),
+            ("snapshots_taken_total", of(&self.hub.copies.taken)),
+            ("snapshots_sent_total", of(&self.hub.copies.sent)),
+            ("snapshots_failed_total", of(&self.hub.copies.sent_failed)),
+            ("snapshots_installed_total", of(&self.hub.copies.installed)),
+            ("raft_log_first_index", self.hub.facts.lock().first_index as f64),
             ("reads_in_flight", self.hub.slots.reads.load(Relaxed) as f64),
         ];
         if let Some(transport) = self.hub.transport.get() {
@@ -524,7 +370,7 @@ impl ClusterHandle {
 
     /// Hands leadership over, ends links and threads, syncs the identity. Returns when all threads have ended.
     pub async fn shutdown(&self) {
-        if self.hub.leads() && self.members.len() > 1 {
+        if self.hub.leads() && self.members().voters().count() > 1 {
             match self.transfer_leader(None).await {
                 Ok(to) => tracing::info!(to, "leadership handed over"),
                 Err(error) => tracing::warn!(%error, "leadership was not handed over"),
@@ -617,6 +463,10 @@ impl Proposer for ClusterHandle {
 
     fn roles(&self) -> watch::Receiver<RoleState> {
         self.hub.role.subscribe()
+    }
+
+    fn is_open(&self) -> bool {
+        self.hub.is_open()
     }
 
     fn applied_index(&self) -> u64 {

@@ -6,11 +6,11 @@
 //!   No I/O, no clock, no thread; the simulator runs the same code in virtual time
 //! - `shell` the raft thread, the apply thread and the watchdog: they do what the core asks, in its order
 //! - `transport` how nodes reach each other: the trait, and gRPC over connections the node layer makes
-//! - `handle` [`Cluster::start`] and [`ClusterHandle`], the one thing others hold
+//! - `start` [`Cluster::start`]: opens the stores, starts threads and links
+//! - `handle` [`ClusterHandle`], the one thing others hold
 //!
-//! Members are fixed by `okno init` in this version. Membership change, snapshots and log cutting have their
-//! places: `core::check` (the messages refused today), `shell::apply` (a configuration entry ends the slice) and
-//! `core::log_view` (`snapshot`, `first_index`).
+//! Members change one at a time (`core::change`); the log is cut (`core::retention`), and who lacks what was cut is sent
+//! a copy of the database (`core::snapshots`, `shell::copies`, `transport::copy`).
 
 #![deny(
     clippy::iter_over_hash_type,
@@ -22,17 +22,19 @@ pub mod core;
 pub mod handle;
 pub mod settings;
 pub mod shell;
+pub mod start;
 pub mod status;
 pub mod transport;
 
 pub use crate::core::event::Quarantine;
 pub use api::NodeId;
-pub use handle::{Cluster, ClusterError, ClusterHandle, ClusterParts};
+pub use handle::ClusterHandle;
 pub use settings::{ClusterSettings, FEATURE_LEVEL, level};
 pub use shell::fatal::{Fatal, ProcessExit};
+pub use start::{Cluster, ClusterError, ClusterParts};
 pub use status::{
-    ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberStatus, NodePhase, REMEDY_NEWER_PROGRAM,
-    REMEDY_REBUILD, TransferError,
+    ChangeError, Changed, ClusterStatus, MemberAlarm, MemberAlarms, MemberDigests, MemberPlan, MemberStatus,
+    NodePhase, QuorumPlan, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD, TransferError,
 };
 pub use transport::{
     ConnectError, ForwardError, ForwardHandler, PeerConnector, PeerIdentity, Transport, grpc::PeerService,

@@ -1,9 +1,14 @@
 //! Timings and bounds of the cluster part. Every bound is named here with its reason (rule 10).
 
+use crate::core::retention::Retention;
 use std::time::Duration;
 
 /// Highest replicated feature level this release knows (rule 9); what this process knows is [`level::known`].
 pub use okno_storage::level::{self, FEATURE_LEVEL};
+/// From this level on members can be changed: configuration entries carry a change of ours.
+pub const MEMBERS_LEVEL: u32 = 2;
+/// Entries a member may lack and still count as one that has caught up: a moment's work (design §5).
+pub const CAUGHT_UP: u64 = 1_000;
 /// Version of the protocol between nodes; peers of another version are refused at the handshake.
 pub const PROTOCOL: u32 = 1;
 
@@ -27,6 +32,11 @@ pub const APPEND_BYTES_MAX: u64 = 1 << 20;
 pub const APPENDS_IN_FLIGHT_MAX: usize = 24;
 /// Bytes of entries that one MsgPropose may hold: a batch is one append and one fsync on every node.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// A copy for members that lack what was cut is kept this long after its last use, for the next who needs it; one that
+/// could not be taken is not tried again before.
+pub const COPY_KEPT_MS: u64 = 30_000;
+/// Transfers of one copy in a row that may fail, for a line or a receiver that breaks off, before another copy is taken.
+pub const COPY_FAILURES_MAX: u32 = 3;
 /// Messages waiting for the raft thread; raft sends again what is dropped.
 pub const INBOX_MESSAGES_MAX: usize = 16_384;
 /// Entries in one apply batch: bounds the batch's memory and how long outcomes wait for it.
@@ -39,6 +49,9 @@ pub const CHAIN_EVERY: u64 = 1_024;
 pub const PEER_QUEUE_MESSAGES_MAX: usize = 4_096;
 /// Bytes of entries waiting for one peer.
 pub const PEER_QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Nodes admitted by their certificate that are no founders: as many as members there can be, and as many again that were
+/// made and not yet added.
+pub const ADMITTED_MAX: usize = 62;
 /// Alarms one member tells the others: kinds are few and fixed, so more are a fault of the speaker's.
 pub const ALARMS_MAX: usize = 64;
 /// Bytes of each text of an alarm that is told to other members: a sentence or two.
@@ -72,6 +85,14 @@ pub struct ClusterSettings {
     pub disk_hung: Duration,
     /// A disk slower than this for one append hands leadership over.
     pub disk_slow: Duration,
+    /// The log is kept for a member that was heard within this; who is away longer is sent a copy.
+    pub keep_log_for: Duration,
+    /// Bytes of log kept for members that lag, about.
+    pub keep_log_bytes: u64,
+    /// Entries of the log kept in any case.
+    pub keep_log_entries: u64,
+    /// Bytes of a copy sent to another member in a second; 0: as fast as the network takes them.
+    pub snapshot_bytes_per_second: u64,
     /// Makes the election timeouts differ between clusters; the same seed gives the same timeouts.
     pub seed: u64,
     /// Cluster name a peer's certificate must carry; `None` checks the node id alone.
@@ -90,6 +111,10 @@ impl Default for ClusterSettings {
             read_timeout: Duration::from_secs(2),
             disk_hung: Duration::from_secs(10),
             disk_slow: Duration::from_secs(1),
+            keep_log_for: Duration::from_secs(600),
+            keep_log_bytes: 4 << 30,
+            keep_log_entries: 10_000,
+            snapshot_bytes_per_second: 64 << 20,
             seed: 0,
             certificate_cluster: None,
         }
@@ -113,10 +138,21 @@ impl ClusterSettings {
                 "cluster.election_max: expected at least two ticks more than cluster.election_min".into()
             );
         }
+        if self.keep_log_entries == 0 {
+            return Err("cluster.keep_log_entries: expected at least 1".into());
+        }
+        if self.snapshot_bytes_per_second != 0 && self.snapshot_bytes_per_second < 1 << 16 {
+            return Err("cluster.snapshot_bytes_per_second: expected 0 or at least 64 KiB".into());
+        }
         if self.disk_hung < self.disk_slow {
             return Err("cluster.disk_hung: expected at least cluster.disk_slow".into());
         }
         Ok(())
+    }
+
+    /// How much of the log is kept.
+    pub fn retention(&self) -> Retention {
+        Retention { tail: self.keep_log_entries, bytes_max: self.keep_log_bytes }
     }
 
     /// A duration in ticks, rounded up, at least one.

@@ -1,12 +1,18 @@
 //! What a node says about itself and about the cluster, for health checks, the admin service and `oknoctl`.
 
 use crate::api::{NodeId, Role};
+use okno_storage::members::MemberRefusal;
 use uuid::Uuid;
 
 /// What cures a quarantine that is no damage: the data are for a newer program than this.
 pub const REMEDY_NEWER_PROGRAM: &str = "start the newer program";
 /// What cures damaged data.
 pub const REMEDY_REBUILD: &str = "this node's data are damaged: remove them and add the node as a new member";
+
+/// Why a node closes that was taken out of the cluster.
+pub const REASON_REMOVED: &str = "removed: this node is not a member of the cluster any more";
+/// What brings such a machine back.
+pub const REMEDY_NEW_ID: &str = "remove this node's data, run `okno init --join` under an id that was never used, and add it as a new member";
 
 /// Where a node is in its life. Followed through [`crate::ClusterHandle::phases`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct MemberStatus {
     pub feature_level: Option<u32>,
     /// It told us that it quarantined itself.
     pub quarantined: bool,
+    /// It receives the log and does not vote.
+    pub learner: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +111,66 @@ pub struct MemberAlarms {
     /// How long ago it said so, milliseconds; 0 for this node.
     pub heard_ms_ago: u64,
     pub alarms: Vec<MemberAlarm>,
+}
+
+/// Who votes, before or after a change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QuorumPlan {
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    /// Votes it takes.
+    pub quorum: usize,
+    /// Voters heard within 2 s that have caught up.
+    pub able: usize,
+}
+
+/// What a change of members leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MemberPlan {
+    pub before: QuorumPlan,
+    pub after: QuorumPlan,
+}
+
+/// A change of members that is in force, or would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Where it stands in the log; `None`: it was only tried.
+    pub index: Option<u64>,
+    pub plan: MemberPlan,
+}
+
+/// Why the members were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("this node does not lead")]
+    NotLeader { leader: Option<NodeId> },
+    #[error("this node has only begun to lead, and does not know yet how far all members are")]
+    NotReady,
+    #[error("leadership is being handed over")]
+    Transferring,
+    #[error("another change of members is under way")]
+    InFlight,
+    #[error(transparent)]
+    Refused(#[from] MemberRefusal),
+    #[error(
+        "{} of {} voters would be able to carry a quorum of {}",
+        .0.after.able, .0.after.voters.len(), .0.after.quorum
+    )]
+    QuorumWouldBeLost(Box<MemberPlan>),
+    #[error("node {node} lacks {behind} entries, or was not heard within 2 s")]
+    LearnerBehind { node: NodeId, behind: u64 },
+    #[error("feature level {level}, needed is {needs}")]
+    LevelTooLow { level: u32, needs: u32 },
+    /// It is the leader that is to go: hand leadership over first.
+    #[error("the member to be removed leads")]
+    Leads,
+    /// Another leader replaced it: nothing happened.
+    #[error("another leader replaced the change before it was committed")]
+    NotApplied,
+    #[error("the change may or may not take effect: look at the members")]
+    OutcomeUnknown,
+    #[error("the node is closed")]
+    Closed,
 }
 
 /// A hash that must be the same on every member at this index (rule 15).

@@ -2,11 +2,12 @@
 
 use crate::{
     data, dev,
+    identity::Caller,
     observability::chain,
     settings::{self, Override, SETTINGS_PATH, Settings},
     verify,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -35,6 +36,9 @@ enum Command {
     Verify(VerifyArgs),
     /// Run a cluster on this machine for development, and tell a story with it.
     Dev(dev::DevArgs),
+    /// Write manual pages and completion scripts into a folder; for packages.
+    #[command(hide = true)]
+    Paper { into: PathBuf },
 }
 
 /// Where settings come from; flag > environment > file > default.
@@ -89,6 +93,9 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(arguments) => check_config(&arguments),
         Command::Verify(arguments) => verify(&arguments),
         Command::Dev(arguments) => return dev::run(&arguments),
+        Command::Paper { into } => {
+            okno_ops::paper::write(Cli::command(), &into).map_err(|error| Refusal::of(&error))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -168,8 +175,10 @@ fn serve(arguments: &SettingsArgs) -> Result<(), Refusal> {
 
 fn check_config(arguments: &SettingsArgs) -> Result<(), Refusal> {
     let settings = load(arguments)?;
-    for section in [&settings.clients.tls, &settings.peers.tls] {
-        crate::tls::Material::load(section).map_err(|error| Refusal::of(&error))?;
+    for (side, section) in [("clients", &settings.clients.tls), ("peers", &settings.peers.tls)] {
+        let material = crate::tls::Material::load(section).map_err(|error| Refusal::of(&error))?;
+        Caller::check_own(material.leaf(), &settings.cluster.name, settings.node.id)
+            .map_err(|detail| Refusal { code: REFUSED, text: format!("{side}.tls.certificate: {detail}") })?;
     }
     print!("{}", settings.to_toml());
     Ok(())
@@ -195,7 +204,6 @@ fn verify(arguments: &VerifyArgs) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line_is_well_formed() {

@@ -11,6 +11,7 @@ use crate::{
     observability::{
         metrics::MethodFigures,
         security::{Event, EventKind, SecurityLog},
+        traces::{CallSpan, TRACEPARENT_MAX, Traces},
     },
     tls::ConnectionInfo,
 };
@@ -19,6 +20,7 @@ use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use okno_cluster::{NodePhase, PeerIdentity};
 use okno_domain::entity::RefusalClass;
+use okno_runtime::intake::{Intake, Shut};
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
@@ -41,7 +43,7 @@ pub struct CallContext {
     pub rule: &'static Rule,
     pub deadline: Instant,
     pub language: Language,
-    /// W3C trace context as the caller sent it.
+    /// W3C trace context that what follows belongs to: the span's of this call, or what the caller sent.
     pub traceparent: Option<HeaderValue>,
 }
 
@@ -67,6 +69,9 @@ pub struct FrontState {
     pub served_by: HeaderValue,
     /// Id of the leader, if one is known.
     pub leader: ArcSwap<Option<HeaderValue>>,
+    /// What of the work is taken at the moment.
+    pub intake: Arc<Intake>,
+    pub traces: Arc<Traces>,
 }
 
 #[derive(Clone)]
@@ -106,7 +111,7 @@ where
         let listener = self.state.listener;
         let place =
             access::find(request.uri().path()).filter(|place| access::RULES[*place].listener == listener);
-        let (place, deadline) = match self.state.admit(&mut request, place, language) {
+        let (place, deadline, span) = match self.state.admit(&mut request, place, language) {
             Ok(admitted) => admitted,
             Err(failure) => {
                 let response = self.state.finish(failure.status(language).into_http());
@@ -134,7 +139,11 @@ where
                 }
                 Err(_) => Failure::DeadlineExceeded.status(language).into_http(),
             };
-            state.figures.observe(place, code_of(&response), started.elapsed());
+            let code = code_of(&response);
+            state.figures.observe(place, code, started.elapsed());
+            if let Some(span) = span {
+                span.end(code);
+            }
             Ok(state.finish(response))
         }
         .boxed()
@@ -154,7 +163,7 @@ impl FrontState {
         request: &mut Request<Body>,
         place: Option<usize>,
         language: Language,
-    ) -> Result<(usize, Instant), Failure> {
+    ) -> Result<(usize, Instant, Option<CallSpan>), Failure> {
         let method = request.uri().path();
         let connection = request.extensions().get::<Arc<ConnectionInfo>>().cloned();
         let connection =
@@ -190,6 +199,12 @@ impl FrontState {
         if !rule.always {
             self.serving()?;
         }
+        if let Some(Shut { cause, detail }) =
+            rule.work.class().and_then(|class| self.intake.refuses_here(class))
+        {
+            let pause = Duration::from_millis(cause.retry_after_ms());
+            return Err(Failure::not_applied(cause.code(), pause, detail));
+        }
         let deadline = Instant::now() + deadline_of(request.headers(), self.deadline_default);
         if self.listener == Listener::Peers {
             let identity = PeerIdentity {
@@ -198,9 +213,15 @@ impl FrontState {
             };
             request.extensions_mut().insert(identity);
         }
-        let traceparent = request.headers().get("traceparent").cloned();
+        let sent = request.headers().get("traceparent").filter(|value| value.len() <= TRACEPARENT_MAX);
+        // A stream's span would end with the stream, which may be days.
+        let span = (!rule.stream).then(|| self.traces.call(rule.method, caller.kind.name(), sent)).flatten();
+        let traceparent = match &span {
+            Some(span) => HeaderValue::try_from(span.traceparent()).ok(),
+            None => sent.cloned(),
+        };
         request.extensions_mut().insert(CallContext { connection, rule, deadline, language, traceparent });
-        Ok((place, deadline))
+        Ok((place, deadline, span))
     }
 
     fn serving(&self) -> Result<(), Failure> {

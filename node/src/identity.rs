@@ -174,6 +174,15 @@ impl Caller {
         Ok(caller)
     }
 
+    /// Demands that a certificate is one for this node to present, to clients as to members.
+    pub fn check_own(der: &[u8], cluster: &str, node: u64) -> Result<(), String> {
+        let own = Self::of_certificate(der, cluster).map_err(|error| error.to_string())?;
+        if own.node_id() == Some(node) {
+            return Ok(());
+        }
+        Err(format!("expected okno://{cluster}/peer/{node}, found {own}"))
+    }
+
     /// The node id of a peer.
     pub fn node_id(&self) -> Option<u64> {
         if self.kind == Kind::Peer { self.id.parse().ok() } else { None }
@@ -190,6 +199,20 @@ mod tests {
         assert_eq!((caller.kind, caller.principal.as_ref()), (Kind::Operator, "operator/ivanova.m"));
         assert_eq!(caller.to_string(), "okno://kuzbass/operator/ivanova.m");
         assert_eq!(Caller::parse("okno://kuzbass/peer/3").expect("good").node_id(), Some(3));
+    }
+
+    #[test]
+    fn a_node_presents_its_own_certificate_and_no_other() {
+        use crate::tls::testing::leaf_with_uris;
+        let check = |uri: &str| Caller::check_own(&leaf_with_uris(&[uri]), "kuzbass", 3);
+        assert_eq!(check("okno://kuzbass/peer/3"), Ok(()));
+        for (uri, found) in [
+            ("okno://kuzbass/peer/2", "expected okno://kuzbass/peer/3, found okno://kuzbass/peer/2"),
+            ("okno://kuzbass/operator/3", "expected okno://kuzbass/peer/3, found okno://kuzbass/operator/3"),
+            ("okno://altai/peer/3", "the certificate is of cluster \"altai\", this is \"kuzbass\""),
+        ] {
+            assert_eq!(check(uri), Err(found.to_owned()));
+        }
     }
 
     #[test]

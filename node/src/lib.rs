@@ -8,7 +8,7 @@
 //!   `failure` how a call without result is told · `token` page and resume tokens
 //! - `reasons` the published codes
 //! - `node` start and stop · `stores` what it stands on · `quarantine` what happens when that is wrong · `wiring` adapters between the parts · `observability` logs, metrics, health, alarms
-//! - `keepers` what a node looks after by itself: disk, data
+//! - `keepers` what a node looks after by itself: disk, data, backups
 //! - `dev` a cluster on one machine
 
 pub mod access;
@@ -22,6 +22,8 @@ pub mod identity;
 pub mod keepers;
 pub mod node;
 pub mod observability;
+#[cfg(test)]
+mod published;
 pub mod quarantine;
 pub mod reasons;
 pub mod services;

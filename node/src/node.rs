@@ -5,21 +5,26 @@
 //! is opened; data that are wrong are no reason to end: the same node comes up closed (see [`crate::stores`]). Stop, on SIGTERM or SIGINT: not ready → leadership handed over → no new calls, those in flight end →
 //! runtime → cluster → database. SIGHUP reads certificates again.
 
+mod shown;
+
 use crate::{
     access::Listener,
     front::{FrontLayer, FrontState},
-    identity::{Caller, Kind},
-    keepers,
+    identity::Caller,
+    keepers::{self, attendance::Attendance, power, pulse},
     observability::{
         alarms::Alarms,
+        figures,
         http::{Checks, Ops, router},
-        logs,
+        logs::{self, Logs},
         metrics::{MethodFigures, Metrics},
         panics,
+        population::{self, Population},
         security::SecurityLog,
+        traces::Traces,
     },
     quarantine,
-    services::{self, SERVICE_NAMES, desk::Desk, notices, workstations},
+    services::{self, SERVICE_NAMES, board::Boards, desk::Desk, hand_out, notices, workstations},
     settings::Settings,
     stores::{Claim, Started},
     tls::{self, ListenerBounds, ListenerFigures, PeerDialer, Side},
@@ -34,11 +39,11 @@ use okno_cluster::{
     api::{Proposer, Role},
 };
 use okno_runtime::{Runtime, RuntimeHandle, intake::Intake};
-use okno_storage::engine::Engine;
+use okno_storage::snapshot::Home;
 use parking_lot::Mutex;
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tokio::{
     net::TcpListener,
@@ -55,6 +60,8 @@ const AGE_GRACE: Duration = Duration::from_secs(120);
 const AGE_LOOK_EVERY: Duration = Duration::from_secs(20);
 /// Entries committed and not yet applied beyond which a node is not ready for reads.
 const APPLY_LAG_MAX: u64 = 20_000;
+/// Behind a neighbour by so many entries a node is catching up: what it serves from its own rows is old.
+const CATCHING_UP_MIN: u64 = 1_000;
 /// How long handing leadership over may take on the way down.
 const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 /// HTTP/2 windows of clients: a message and the next, so that small calls never wait for a window.
@@ -66,7 +73,7 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
 /// Runs a node until it is told to stop.
 pub fn run(settings: Settings) -> Result<()> {
-    logs::install(&settings.log).map_err(|detail| anyhow!(detail))?;
+    let logs = logs::install(&settings.log).map_err(|detail| anyhow!(detail))?;
     panics::install();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.node.worker_threads)
@@ -74,7 +81,7 @@ pub fn run(settings: Settings) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the network threads")?;
-    let outcome = runtime.block_on(serve(settings));
+    let outcome = runtime.block_on(serve(settings, logs));
     // Nothing that still waits may hold the process: everything durable is closed by now.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -111,19 +118,12 @@ impl Sides {
         let name = &settings.cluster.name;
         let clients = Side::load("clients", name, settings.clients.tls.clone(), alarms.clone())?;
         let peers = Side::load("peers", name, settings.peers.tls.clone(), alarms.clone())?;
-        let (cluster, node) = (peers.cluster.clone(), settings.node.id);
-        // Other nodes know us by this certificate: a wrong one would only show as refused handshakes there.
-        peers
-            .require_own(Box::new(move |material| {
-                let own =
-                    Caller::of_certificate(material.leaf(), &cluster).map_err(|error| error.to_string())?;
-                if own.kind == Kind::Peer && own.node_id() == Some(node) {
-                    Ok(())
-                } else {
-                    Err(format!("expected okno://{cluster}/peer/{node}, found {own}"))
-                }
-            }))
-            .map_err(|detail| anyhow!("peers.tls.certificate: {detail}"))?;
+        // Members and clients know us by these certificates: a wrong one would only show as refused handshakes there.
+        for side in [&clients, &peers] {
+            let (cluster, node) = (side.cluster.clone(), settings.node.id);
+            side.require_own(Box::new(move |material| Caller::check_own(material.leaf(), &cluster, node)))
+                .map_err(|detail| anyhow!("{}.tls.certificate: {detail}", side.name))?;
+        }
         Ok(Self { clients, peers })
     }
 
@@ -138,12 +138,25 @@ struct Node {
     cluster: Arc<ClusterHandle>,
     runtime: Arc<Mutex<Option<RuntimeHandle>>>,
     /// `None`: the node is quarantined and its data are left alone.
-    engine: Option<Arc<okno_storage::rocks::RocksEngine>>,
+    home: Option<Arc<okno_storage::snapshot::RocksHome>>,
     alarms: Arc<Alarms>,
     /// What the keepers of disk and power let in.
     intake: Arc<Intake>,
+    logs: Arc<Logs>,
+    traces: Arc<Traces>,
     security: SecurityLog,
     sides: Sides,
+    /// `None`: no target is set.
+    backups: Option<Arc<keepers::backups::Backups>>,
+    /// Who attends the windows, while this node leads.
+    attendance: Arc<Attendance>,
+    /// How the connectors beside this node get on.
+    connectors: Arc<keepers::connectors::Connectors>,
+    life: Arc<pulse::Life>,
+    /// Taken by their keeper; `None`: the settings name none.
+    supplies: Mutex<Option<power::Power>>,
+    /// Cancelled when the node must leave for want of power.
+    leave: CancellationToken,
     /// Ends streams and background tasks.
     stop: CancellationToken,
     /// Ends the clients' listener; connections go on until their calls are done.
@@ -153,20 +166,31 @@ struct Node {
     started_at: SystemTime,
 }
 
-async fn serve(settings: Settings) -> Result<()> {
+async fn serve(settings: Settings, logs: Arc<Logs>) -> Result<()> {
     // Before anything that takes time: a signal during the start must not be lost.
     let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
     let mut hang_up = signal(SignalKind::hangup()).context("watching SIGHUP")?;
 
     let claim = Claim::take(&settings)?;
+    let starting = pulse::Starting::begin();
+    let mut supplies = power::Power::start(&settings)?;
+    if let Some(supplies) = &mut supplies {
+        tokio::select! {
+            waited = supplies.wait(&settings.node.data_dir) => waited?,
+            // Nothing is open yet.
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        }
+    }
     let alarms = Arc::new(Alarms::default());
     let sides = Sides::load(&settings, &alarms)?;
     let sockets = Sockets::bind(&settings).await?;
     keepers::disk::make_room(&settings.node.data_dir, &settings.disk);
     let security = SecurityLog::open(&settings.node.data_dir, settings.security.sync_interval)?;
     let connector = Arc::new(wiring::Connector(PeerDialer::new(sides.peers.clone())));
-    let Started { cluster, peer_service, engine, lock: _lock } = claim.start(&settings, connector).await?;
+    let Started { cluster, peer_service, home, record, lock: _lock } =
+        claim.start(&settings, connector).await?;
     let intake = Arc::new(Intake::default());
     let runtime = Runtime::start(
         wiring::runtime_settings(&settings, &cluster, intake.clone()),
@@ -175,17 +199,34 @@ async fn serve(settings: Settings) -> Result<()> {
         Arc::new(wiring::Forwarding(cluster.clone())),
     )?;
     cluster.add_listener(runtime.listener());
-    cluster.set_forward_handler(runtime.forward_handler());
+    let traces = Arc::new(Traces::start(&settings.tracing, &settings.cluster.name, settings.node.id)?);
+    let attendance = Arc::new(Attendance::default());
+    let forwarded = wiring::Forwarded {
+        handler: runtime.forward_handler(),
+        attendance: attendance.clone(),
+        traces: traces.clone(),
+    };
+    cluster.set_forward_handler(Arc::new(forwarded));
 
+    let backups = keepers::backups::new(&settings, &cluster, home.as_ref(), record.as_ref(), &alarms)?;
+    let connectors = Arc::new(keepers::connectors::Connectors::new(alarms.clone()));
     let node = Node {
         settings,
         cluster,
         runtime: Arc::new(Mutex::new(Some(runtime))),
-        engine,
+        home,
         alarms,
         intake,
+        logs,
+        traces,
         security,
         sides,
+        backups,
+        attendance,
+        connectors,
+        life: Arc::default(),
+        supplies: Mutex::new(supplies),
+        leave: CancellationToken::new(),
         stop: CancellationToken::new(),
         stop_clients: CancellationToken::new(),
         stop_peers: CancellationToken::new(),
@@ -194,23 +235,29 @@ async fn serve(settings: Settings) -> Result<()> {
     };
     let reload = Arc::new(Notify::new());
     node.start(sockets, peer_service, &reload).await?;
+    drop(starting);
     // Ready means started: a quarantined node is up, to say why it is closed.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    pulse::tell(&[sd_notify::NotifyState::Ready]);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hang_up.recv() => reload.notify_one(),
+            () = node.leave.cancelled() => break,
         }
     }
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-    node.stop().await
+    pulse::tell(&[sd_notify::NotifyState::Stopping]);
+    let switch_off =
+        if node.leave.is_cancelled() { node.settings.power.shutdown_command.clone() } else { Vec::new() };
+    node.stop().await?;
+    power::switch_off(&switch_off).await;
+    Ok(())
 }
 
 impl Node {
     async fn start(&self, sockets: Sockets, peer_service: PeerService, reload: &Arc<Notify>) -> Result<()> {
         let mut metrics = Metrics::new()?;
-        let figures = MethodFigures::register(&metrics.registry)?;
+        let calls = MethodFigures::register(&metrics.registry)?;
         let served_by = HeaderValue::from(self.settings.node.id);
         let front = |listener| {
             Arc::new(FrontState {
@@ -219,9 +266,11 @@ impl Node {
                 message_bytes_max: self.settings.clients.message_size_max.as_u64(),
                 phase: self.cluster.phases(),
                 security: self.security.clone(),
-                figures: figures.clone(),
+                figures: calls.clone(),
                 served_by: served_by.clone(),
                 leader: ArcSwap::from_pointee(None),
+                intake: self.intake.clone(),
+                traces: self.traces.clone(),
             })
         };
         let (clients_front, peers_front) = (front(Listener::Clients), front(Listener::Peers));
@@ -229,21 +278,27 @@ impl Node {
 
         self.serve_peers(sockets.peers, peer_service, peers_front, &peers_figures);
         let desk = self.desk();
-        self.serve_clients(sockets.clients, &desk, clients_front.clone(), &clients_figures).await?;
+        let listeners = [("clients", Arc::clone(&clients_figures)), ("peers", peers_figures)];
+        self.look_after_data(&mut metrics);
+        let ops = self.ops(metrics, &desk, listeners);
+        self.serve_clients(sockets.clients, &desk, &ops, clients_front.clone(), &clients_figures).await?;
         self.tasks.spawn(follow_leader(self.cluster.clone(), clients_front, self.stop.clone()));
         self.tasks.spawn(notices::follow(
             self.cluster.clone(),
             desk.notices.clone(),
             self.alarms.clone(),
+            self.security.clone(),
             self.stop.clone(),
         ));
         self.tasks.spawn(workstations::sweep(desk.clone()));
+        self.tasks.spawn(hand_out::follow(desk.clone()));
+        self.tasks.spawn(keepers::attendance::tell(desk.clone(), self.attendance.clone()));
+        self.tasks.spawn(keepers::attendance::keep(desk.clone(), self.attendance.clone()));
         self.tasks.spawn(quarantine::keep(
             self.cluster.clone(),
             self.settings.node.data_dir.clone(),
             self.stop.clone(),
         ));
-        self.look_after_data(&mut metrics);
         self.tasks.spawn(tls::watch(self.sides.both().to_vec(), reload.clone(), self.stop.clone()));
         self.tasks.spawn(end_old_connections(
             [
@@ -252,13 +307,6 @@ impl Node {
             ],
             self.stop.clone(),
         ));
-        self.add_sources(&mut metrics, &desk, [("clients", clients_figures), ("peers", peers_figures)]);
-        let ops = Arc::new(Ops {
-            metrics,
-            live: Checks::default(),
-            ready: self.ready(),
-            alarms: self.alarms.clone(),
-        });
         // To the end: on the way down it says so.
         let stop = self.stop_peers.clone();
         self.tasks.spawn(async move {
@@ -268,13 +316,37 @@ impl Node {
                 tracing::error!(%error, "metrics and health are not served any more");
             }
         });
-        self.tasks.spawn(keep_watchdog(self.stop.clone()));
+        if let Some(backups) = &self.backups {
+            keepers::backups::start(backups).context("starting the threads of backups")?;
+        }
+        if let Some(supplies) = self.supplies.lock().take() {
+            self.tasks.spawn(supplies.keep(self.power_parts()));
+        }
+        self.tasks.spawn(keepers::power_notes::keep(keepers::power_notes::Parts {
+            cluster: self.cluster.clone(),
+            query: desk.query.clone(),
+            own: self.runtime.lock().as_ref().expect("taken only when the node stops").own(),
+            stop: self.stop.clone(),
+        }));
+        self.tasks.spawn(pulse::keep(
+            self.cluster.clone(),
+            desk.gateway.clone(),
+            self.life.clone(),
+            self.stop.clone(),
+        ));
+        // A quarantined node serves no connector.
+        if self.home.is_some() {
+            for (name, connector) in self.settings.connectors.clone() {
+                let connectors = self.connectors.clone();
+                self.tasks.spawn(keepers::connectors::keep(name, connector, connectors, self.stop.clone()));
+            }
+        }
         Ok(())
     }
 
     /// The keepers of disk and data; a quarantined node leaves its data alone.
     fn look_after_data(&self, metrics: &mut Metrics) {
-        let Some(engine) = self.engine.clone() else { return };
+        let Some(home) = self.home.clone() else { return };
         let (disk, scrub): (Arc<keepers::disk::Figures>, Arc<keepers::scrub::Figures>) = Default::default();
         let shown = disk.clone();
         metrics.add("disk", Box::new(move || shown.list()));
@@ -292,11 +364,23 @@ impl Node {
         self.tasks.spawn(keepers::scrub::keep(keepers::scrub::Parts {
             cluster: self.cluster.clone(),
             alarms: self.alarms.clone(),
-            engine,
+            home,
             settings: self.settings.scrub.clone(),
             figures: scrub,
             stop: self.stop.clone(),
         }));
+    }
+
+    fn power_parts(&self) -> power::Parts {
+        power::Parts {
+            cluster: self.cluster.clone(),
+            alarms: self.alarms.clone(),
+            intake: self.intake.clone(),
+            security: self.security.clone(),
+            data_dir: self.settings.node.data_dir.clone(),
+            leave: self.leave.clone(),
+            stop: self.stop.clone(),
+        }
     }
 
     fn desk(&self) -> Arc<Desk> {
@@ -315,6 +399,12 @@ impl Node {
             record_reads: self.settings.security.record_reads,
             notices: Arc::default(),
             leases: workstations::Leases::new(clients.workstation_lease, clients.workstations_max),
+            traffic: Arc::new(hand_out::Traffic::new(
+                runtime.channels.clone(),
+                self.settings.channels.heartbeat,
+                self.settings.channels.streams_max,
+            )),
+            boards: Boards::default(),
             watches: Arc::new(Semaphore::new(clients.watches_max)),
             stop: self.stop.clone(),
         })
@@ -357,6 +447,7 @@ impl Node {
         &self,
         socket: TcpListener,
         desk: &Arc<Desk>,
+        ops: &Arc<Ops>,
         front: Arc<FrontState>,
         figures: &Arc<ListenerFigures>,
     ) -> Result<()> {
@@ -387,9 +478,11 @@ impl Node {
         };
         let message_bytes_max = usize::try_from(clients.message_size_max.as_u64()).unwrap_or(usize::MAX);
         let (reflection_v1, reflection_v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-        let services = services::services(desk, message_bytes_max, |routes| {
-            routes.add_service(health).add_service(reflection_v1).add_service(reflection_v1alpha)
-        });
+        let backups = self.backups.clone();
+        let services =
+            services::services(desk, ops, self.home.as_ref(), backups, message_bytes_max, |routes| {
+                routes.add_service(health).add_service(reflection_v1).add_service(reflection_v1alpha)
+            });
         let server = Server::builder()
             .layer(FrontLayer(front))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -408,110 +501,14 @@ impl Node {
         Ok(())
     }
 
-    fn ready(&self) -> Checks {
-        let mut checks = Checks::default();
-        let phases = self.cluster.phases();
-        checks.add(
-            "phase",
-            Box::new(move || match &*phases.borrow() {
-                NodePhase::Serving => Ok(()),
-                NodePhase::Quarantined { reason, remedy } => Err(format!("quarantined: {reason}. {remedy}")),
-                NodePhase::Pinning { missing } => Err(format!("waiting for nodes {missing:?}")),
-                other => Err(other.name().to_owned()),
-            }),
-        );
-        let stop = self.stop.clone();
-        checks.add(
-            "stopping",
-            Box::new(move || if stop.is_cancelled() { Err("the node is going down".into()) } else { Ok(()) }),
-        );
-        let cluster = self.cluster.clone();
-        checks.add(
-            "leader",
-            Box::new(move || match cluster.role().role {
-                Role::Leader { ready: true } | Role::Follower { leader: Some(_) } => Ok(()),
-                Role::Leader { ready: false } => Err("elected, not ready yet".into()),
-                Role::Follower { leader: None } | Role::Candidate => Err("none is known".into()),
-            }),
-        );
-        let cluster = self.cluster.clone();
-        checks.add(
-            "apply",
-            Box::new(move || {
-                let status = cluster.status();
-                let lag = status.commit.saturating_sub(status.applied);
-                if lag > APPLY_LAG_MAX { Err(format!("{lag} entries behind")) } else { Ok(()) }
-            }),
-        );
-        let security = self.security.clone();
-        checks.add(
-            "security-log",
-            Box::new(move || if security.is_failed() { Err("cannot be written".into()) } else { Ok(()) }),
-        );
-        checks
-    }
-
-    fn add_sources(
-        &self,
-        metrics: &mut Metrics,
-        desk: &Arc<Desk>,
-        listeners: [(&'static str, Arc<ListenerFigures>); 2],
-    ) {
-        let cluster = self.cluster.clone();
-        metrics.add("cluster", Box::new(move || cluster.figures()));
-        if let Some(engine) = self.engine.clone() {
-            metrics.add(
-                "storage",
-                Box::new(move || {
-                    engine.stats().into_iter().map(|(name, value)| (name, value as f64)).collect()
-                }),
-            );
-        }
-        let runtime = self.runtime.clone();
-        metrics.add(
-            "runtime",
-            Box::new(move || {
-                let runtime = runtime.lock();
-                runtime
-                    .as_ref()
-                    .map(|runtime| wiring::runtime_figures(&runtime.figures()))
-                    .unwrap_or_default()
-            }),
-        );
-        let security = self.security.clone();
-        metrics.add(
-            "security",
-            Box::new(move || {
-                let (written, dropped) = security.figures();
-                vec![("events_total", written as f64), ("events_dropped_total", dropped as f64)]
-            }),
-        );
-        let leases = desk.clone();
-        metrics.add("workstations", Box::new(move || vec![("attached", leases.leases.count() as f64)]));
-        let sides = self.sides.both();
-        for ((name, figures), side) in listeners.into_iter().zip(sides) {
-            metrics.add(
-                name,
-                Box::new(move || {
-                    let count =
-                        |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed) as f64;
-                    vec![
-                        ("connections", side.connections.count() as f64),
-                        ("connections_total", count(&figures.accepted)),
-                        ("handshakes_failed_total", count(&figures.handshakes_failed)),
-                        ("connections_turned_away_total", count(&figures.turned_away)),
-                        ("certificate_ends_seconds", side.in_force().material.not_after() as f64),
-                    ]
-                }),
-            );
-        }
-    }
-
     /// In order; see the module.
     async fn stop(self) -> Result<()> {
         tracing::info!("stopping");
         // Not ready, and streams are told to resume elsewhere, while calls go on.
         self.stop.cancel();
+        if let Some(backups) = &self.backups {
+            backups.stop();
+        }
         if matches!(self.cluster.role().role, Role::Leader { .. }) {
             match tokio::time::timeout(HAND_OVER_MAX, self.cluster.transfer_leader(None)).await {
                 Ok(Ok(leader)) => tracing::info!(leader, "leadership handed over"),
@@ -537,9 +534,12 @@ impl Node {
             runtime.shutdown().await;
         }
         self.cluster.shutdown().await;
+        self.traces.finish().await;
         self.stop_peers.cancel();
-        if let Some(engine) = self.engine.clone() {
-            tokio::task::spawn_blocking(move || engine.flush()).await.context("flushing the database")??;
+        if let Some(home) = self.home.clone() {
+            tokio::task::spawn_blocking(move || home.live().flush())
+                .await
+                .context("flushing the database")??;
         }
         tracing::info!("stopped");
         Ok(())
@@ -574,7 +574,7 @@ async fn report_health(
         let serving = phases.borrow_and_update().is_serving() && !stop.is_cancelled();
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in SERVICE_NAMES {
-            let always = name == "okno.v1.ClusterService";
+            let always = ["okno.v1.ClusterService", "okno.v1.OperationsService"].contains(&name);
             reporter.set_service_status(name, if always { ServingStatus::Serving } else { status }).await;
         }
         reporter.set_service_status("", status).await;
@@ -601,22 +601,6 @@ async fn end_old_connections(sides: [(Arc<Side>, Duration); 2], stop: Cancellati
             if closed > 0 {
                 tracing::info!(side = side.name, closed, "connections ended for their age");
             }
-        }
-    }
-}
-
-/// Tells systemd that the network threads turn; raft, apply and the shards have watchdogs of their own.
-async fn keep_watchdog(stop: CancellationToken) {
-    let mut interval_us = 0;
-    if !sd_notify::watchdog_enabled(false, &mut interval_us) {
-        return;
-    }
-    let mut beat =
-        tokio::time::interval(Duration::from_micros(interval_us / 2).max(Duration::from_millis(100)));
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = beat.tick() => drop(sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog])),
         }
     }
 }

@@ -13,7 +13,10 @@ use anyhow::{Context, Result};
 use okno_cluster::{
     Cluster, ClusterHandle, ClusterParts, PeerConnector, PeerService, ProcessExit, Quarantine,
 };
-use okno_storage::rocks::RocksEngine;
+use okno_storage::{
+    identity::IdentityRecord,
+    snapshot::{Home, RocksHome},
+};
 use std::sync::Arc;
 
 /// The data directory, locked; opened far enough to know whose it is.
@@ -27,8 +30,11 @@ pub enum Claim {
 pub struct Started {
     pub cluster: Arc<ClusterHandle>,
     pub peer_service: PeerService,
-    /// `None`: the node is quarantined and runs on a stand-in.
-    pub engine: Option<Arc<RocksEngine>>,
+    /// Where the database lives; a copy from another member may take its place. `None`: the node is quarantined and runs
+    /// on a stand-in.
+    pub home: Option<Arc<RocksHome>>,
+    /// What `identity` said at the start; `None` when quarantined.
+    pub record: Option<IdentityRecord>,
     /// Held while the node runs.
     pub lock: Lock,
 }
@@ -74,10 +80,10 @@ impl Claim {
             tracing::error!(%error, "the quarantine is not remembered across a restart");
         }
         let (engine, identity) = quarantine::stand_in(record, settings)?;
-        let parts = ClusterParts { engine, identity, connector, fatal: Arc::new(ProcessExit) };
+        let parts = ClusterParts { engine, identity, home: None, connector, fatal: Arc::new(ProcessExit) };
         let (cluster, peer_service) =
             Cluster::start_quarantined(wiring::cluster_settings(settings), parts, why).await?;
-        Ok(Started { cluster, peer_service, engine: None, lock })
+        Ok(Started { cluster, peer_service, home: None, record: None, lock })
     }
 }
 
@@ -88,23 +94,33 @@ async fn start_whole(
     connector: Arc<dyn PeerConnector>,
 ) -> Result<Result<Started, (Lock, Quarantine)>> {
     let options = wiring::rocks_options(settings);
-    let (data, engine) = tokio::task::spawn_blocking(move || {
-        let engine = data.open_engine(&options);
-        (data, engine)
+    let path = settings.node.data_dir.clone();
+    let (data, home) = tokio::task::spawn_blocking(move || {
+        let home = data.open_engine(&options).and_then(|engine| Ok(RocksHome::new(path, engine, &options)?));
+        (data, home)
     })
     .await
     .context("opening the database")?;
     let (identity, lock) = data.into_parts();
-    let engine = match engine {
-        Ok(engine) => Arc::new(engine),
+    let record = Some(identity.record().clone());
+    let home = match home {
+        Ok(home) => Arc::new(home),
         Err(error) => match quarantine::of_data(&error) {
             Some(why) => return Ok(Err((lock, why))),
             None => return Err(error.into()),
         },
     };
-    let parts = ClusterParts { engine: engine.clone(), identity, connector, fatal: Arc::new(ProcessExit) };
+    let parts = ClusterParts {
+        engine: home.engine(),
+        identity,
+        home: Some(home.clone()),
+        connector,
+        fatal: Arc::new(ProcessExit),
+    };
     match Cluster::start(wiring::cluster_settings(settings), parts).await {
-        Ok((cluster, peer_service)) => Ok(Ok(Started { cluster, peer_service, engine: Some(engine), lock })),
+        Ok((cluster, peer_service)) => {
+            Ok(Ok(Started { cluster, peer_service, home: Some(home), record, lock }))
+        }
         Err(error) => match quarantine::of_cluster(&error) {
             Some(why) => Ok(Err((lock, why))),
             None => Err(error.into()),

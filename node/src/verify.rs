@@ -105,8 +105,9 @@ pub fn verify(directory: &Path) -> Result<Report, DataError> {
         faults.push(format!("applied index {} is beyond the log's end {last}", mark.index));
     }
     let view = state.reader().view();
-    // Who joined a cluster that was made of another one's data has the chain, and not what it began with.
-    let elsewhere = record.later.joined && record.later.generation > FIRST_GENERATION;
+    // Who joins a cluster that was made of another one's data is told by its copy what the chain began with.
+    let later = &record.later;
+    let elsewhere = later.joined && later.generation > FIRST_GENERATION && later.genesis.is_none();
     let genesis = (!elsewhere).then(|| record.genesis_chain());
     let journal_rows = journal(&view, genesis, &mark, &mut faults)?;
     match view.founding()? {

@@ -1,13 +1,19 @@
 //! The small adapters by which the parts meet: none of them knows another (design §1).
 
-use crate::{settings::Settings, tls::PeerDialer};
+use crate::{
+    keepers::attendance::Attendance, observability::traces::Traces, settings::Settings, tls::PeerDialer,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use okno_cluster::{
-    ClusterHandle, ClusterSettings, ConnectError, ForwardError, NodeId, PeerConnector, REMEDY_REBUILD,
-    shell::fatal::EXIT_PANIC,
+    ClusterHandle, ClusterSettings, ConnectError, ForwardError, ForwardHandler, NodeId, PeerConnector,
+    REMEDY_REBUILD, shell::fatal::EXIT_PANIC,
 };
-use okno_runtime::{End, Forwarder, RuntimeFigures, RuntimeSettings, intake::Intake};
+use okno_runtime::{
+    End, Forwarder, RuntimeFigures, RuntimeSettings,
+    codec::{WIRE_FORM_ATTENDANCE, trace_of},
+    intake::Intake,
+};
 use okno_storage::rocks::RocksOptions;
 use std::{sync::Arc, time::Instant};
 
@@ -42,6 +48,32 @@ impl Forwarder for Forwarding {
     }
 }
 
+/// Calls that other nodes forward to this one, each a span under its caller's trace, and what they tell of workstations.
+pub struct Forwarded {
+    pub handler: Arc<dyn ForwardHandler>,
+    pub attendance: Arc<Attendance>,
+    pub traces: Arc<Traces>,
+}
+
+impl ForwardHandler for Forwarded {
+    fn handle(&self, from: NodeId, payload: Bytes) -> BoxFuture<'static, Bytes> {
+        if let Some(told) = payload.strip_prefix(&[WIRE_FORM_ATTENDANCE]) {
+            self.attendance.hear(from, told);
+            return Box::pin(std::future::ready(Bytes::new()));
+        }
+        let span = trace_of(&payload).and_then(|trace| self.traces.forwarded(from, trace));
+        let answer = self.handler.handle(from, payload);
+        match span {
+            None => answer,
+            Some(span) => Box::pin(async move {
+                let answer = answer.await;
+                span.done();
+                answer
+            }),
+        }
+    }
+}
+
 pub fn cluster_settings(settings: &Settings) -> ClusterSettings {
     // Election timeouts of clusters that share machines should not march in step.
     let seed = settings.cluster.id.map_or(0, |id| id.as_u64_pair().1);
@@ -50,6 +82,10 @@ pub fn cluster_settings(settings: &Settings) -> ClusterSettings {
         heartbeat: settings.raft.heartbeat,
         election_min: settings.raft.election_min,
         election_max: settings.raft.election_max,
+        keep_log_for: settings.raft.keep_log_for,
+        keep_log_bytes: settings.raft.keep_log_bytes,
+        keep_log_entries: settings.raft.keep_log_entries,
+        snapshot_bytes_per_second: settings.raft.snapshot_bytes_per_second,
         seed,
         certificate_cluster: Some(settings.cluster.name.clone()),
         ..ClusterSettings::default()
@@ -70,6 +106,8 @@ pub fn runtime_settings(
         }
     });
     let mut runtime = RuntimeSettings::new(settings.node.id, fatal);
+    let owned = cluster.clone();
+    runtime.generation = Arc::new(move || owned.origin().0);
     let actors = &settings.actors;
     if actors.threads > 0 {
         runtime.arbiters = actors.threads;

@@ -122,8 +122,19 @@ pub fn cluster_level(own: Level, voters: &[Level]) -> Level {
     own.max(of_others.unwrap_or(Level::Fine))
 }
 
-/// Whom a leader whose disk is full should hand over to: the first member with the most room, if it has more.
-pub fn better(own: Level, others: &[(u64, Level)]) -> Option<u64> {
+/// Whom a leader should hand over to for its disk's sake; `None`: it stays. `others` can take over and are not slow. One
+/// whose disk takes no new work goes to one that does, a slow one too; one whose disk takes nothing to any that has more.
+pub fn successor(own: Level, slow: bool, others: &[(u64, Level)]) -> Option<u64> {
+    if own == Level::Stop {
+        return better(own, others);
+    }
+    // A slow disk is better than one that takes no new work.
+    let open: Vec<_> = others.iter().copied().filter(|(_, level)| *level < Level::StopNew).collect();
+    if slow || own == Level::StopNew { better(Level::StopNew, &open) } else { None }
+}
+
+/// The first member with the most room, if it has more.
+fn better(own: Level, others: &[(u64, Level)]) -> Option<u64> {
     others
         .iter()
         .filter(|(_, level)| *level < own)
@@ -221,10 +232,16 @@ mod tests {
     #[test]
     fn leadership_goes_to_more_room_or_stays() {
         use Level::{Fine, Low, Stop, StopNew};
-        assert_eq!(better(Stop, &[(2, StopNew), (3, Low)]), Some(3));
-        assert_eq!(better(Stop, &[(3, Fine), (2, Fine)]), Some(2));
-        assert_eq!(better(Stop, &[(2, Stop), (3, Stop)]), None);
-        assert_eq!(better(Stop, &[]), None);
+        assert_eq!(successor(Stop, false, &[(2, StopNew), (3, Low)]), Some(3));
+        assert_eq!(successor(Stop, false, &[(3, Fine), (2, Fine)]), Some(2));
+        assert_eq!(successor(Stop, false, &[(2, StopNew), (3, Stop)]), Some(2));
+        assert_eq!(successor(Stop, true, &[(2, Stop), (3, Stop)]), None);
+        assert_eq!(successor(Stop, false, &[]), None);
+        assert_eq!(successor(StopNew, false, &[(2, StopNew), (3, Low)]), Some(3));
+        assert_eq!(successor(StopNew, true, &[(2, StopNew), (3, Stop)]), None);
+        assert_eq!(successor(Low, false, &[(2, Fine), (3, Fine)]), None);
+        assert_eq!(successor(Fine, true, &[(2, StopNew), (3, Low)]), Some(3));
+        assert_eq!(successor(Fine, true, &[(2, StopNew)]), None);
     }
 
     #[test]

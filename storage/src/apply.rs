@@ -384,7 +384,8 @@ impl<'a> Step<'a> {
                     self.batch.put(Cf::Meta, keys::LEVEL.to_vec(), rows::level(*level)?);
                 }
             }
-            SystemOp::Marker | SystemOp::Time => {}
+            // A note's words are the commit's event, which the journal keeps like any other.
+            SystemOp::Marker | SystemOp::Time | SystemOp::Note { .. } => {}
         }
         Ok(())
     }

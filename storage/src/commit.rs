@@ -268,6 +268,11 @@ pub enum SystemOp {
     },
     /// Carries time alone, so that an idle cluster ages too (rule 7).
     Time,
+    /// Says something to the journal and changes nothing: the record is the commit's only event, and stands in it once.
+    /// Only from level [`level::NOTES`](crate::level::NOTES) on.
+    Note {
+        record: Record,
+    },
 }
 
 /// One decided change of one entity.
@@ -296,15 +301,38 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// A commit with nothing in it yet.
+    pub fn bare(entity: EntityKey, id: CommitId, base: CommitId, time_ms: i64) -> Self {
+        Self {
+            entity,
+            term: id.term,
+            id,
+            base,
+            time_ms,
+            origin: None,
+            events: Vec::new(),
+            root: None,
+            parts: Vec::new(),
+            rows: Vec::new(),
+            sent: Vec::new(),
+            consumed: Vec::new(),
+            timers: Vec::new(),
+            replies: Vec::new(),
+            system: None,
+        }
+    }
+
     /// The commit as it goes into the log. Refuses what breaks a rule of [`Commit::check`] and what is larger
     /// than [`COMMIT_BYTES_MAX`].
     ///
-    /// In the oldest form, which every release reads; [`Commit::encode_at`] is for where the level is known.
+    /// In the oldest form, which every release reads and which has no notes; [`Commit::encode_at`] is for where the
+    /// level is known.
     pub fn encode(&self) -> Result<Bytes, StorageError> {
         schema::encode_commit(self, 1)
     }
 
-    /// As [`Commit::encode`], in the newest form that the replicated feature level allows (rule 9).
+    /// As [`Commit::encode`], in the newest form that the replicated feature level allows (rule 9). Refuses what it does
+    /// not allow.
     pub fn encode_at(&self, level: u32) -> Result<Bytes, StorageError> {
         schema::encode_commit(self, level)
     }
@@ -345,6 +373,9 @@ impl Commit {
                 if reason.len() > REASON_BYTES_MAX =>
             {
                 return refuse("a reason is too long");
+            }
+            Some(SystemOp::Note { record }) if self.events != std::slice::from_ref(record) => {
+                return refuse("a note is not the commit's only event");
             }
             _ => {}
         }

@@ -87,6 +87,14 @@ pub fn entity_range(key: &EntityKey) -> (Vec<u8>, Vec<u8>) {
     (entity_with(key, ROOT, &[]), entity_with(key, PART + 1, &[]))
 }
 
+/// `[from, to)` of all entities of a kind. Ids are text, so no key of one is behind `<kind>/` and the highest byte.
+pub fn kind_range(kind: &str) -> (Vec<u8>, Vec<u8>) {
+    let from = format!("{kind}/").into_bytes();
+    let mut to = from.clone();
+    to.push(u8::MAX);
+    (from, to)
+}
+
 /// The part's name in a key of `entity`'s range, or `None` for the root.
 pub fn part_name<'a>(entity: &EntityKey, key: &'a [u8]) -> Result<Option<&'a [u8]>, StorageError> {
     let rest = key.get(entity.as_str().len()..).unwrap_or_default();

@@ -39,6 +39,20 @@ pub enum Mutant {
     SplitApplyBatch,
     /// Commits are written in the next release's form whatever the replicated level (`schema`).
     EncodeBeforeLevel,
+    /// The log is cut up to its end, whatever is applied and whoever needs it (the cluster's retention, `log`).
+    CutLogTooFar,
+    /// A learner becomes a voter whatever it lacks (the cluster's change of members).
+    PromoteTooEarly,
+    /// A copy is installed without what stands in the second half of its files (`snapshot`).
+    InstallHalfSnapshot,
+    /// A node whose data were removed is admitted under its old id (the cluster's pins).
+    AcceptWipedId,
+    /// A connector's verdict counts whatever its token (the domain's channels).
+    AcceptOldToken,
+    /// No timer is set for a ticket that is put off (the domain's queue).
+    LoseDeferredTimer,
+    /// Visitors with priority are called before everybody, without the fairness bound (the domain's queue).
+    CallUnbounded,
 }
 
 impl Mutant {
@@ -57,6 +71,13 @@ impl Mutant {
         Self::FastClockExpires,
         Self::SplitApplyBatch,
         Self::EncodeBeforeLevel,
+        Self::CutLogTooFar,
+        Self::PromoteTooEarly,
+        Self::InstallHalfSnapshot,
+        Self::AcceptWipedId,
+        Self::AcceptOldToken,
+        Self::LoseDeferredTimer,
+        Self::CallUnbounded,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -75,6 +96,13 @@ impl Mutant {
             Self::FastClockExpires => "fast-clock-expires",
             Self::SplitApplyBatch => "split-apply-batch",
             Self::EncodeBeforeLevel => "encode-before-level",
+            Self::CutLogTooFar => "cut-log-too-far",
+            Self::PromoteTooEarly => "promote-too-early",
+            Self::InstallHalfSnapshot => "install-half-snapshot",
+            Self::AcceptWipedId => "accept-wiped-id",
+            Self::AcceptOldToken => "accept-old-token",
+            Self::LoseDeferredTimer => "lose-deferred-timer",
+            Self::CallUnbounded => "call-unbounded",
         }
     }
 }

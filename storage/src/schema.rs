@@ -4,6 +4,9 @@
 //! that uses it only from the feature level that allows it, and an upcast from the one before (rule 9). Golden
 //! files of every version stand in `tests/golden/`.
 //!
+//! The second form of a commit has the bytes of the first; its number says that the commit is a note, whose record is
+//! its only event.
+//!
 //! The commit is written compactly: what its entity, id and origin already say is not said again in its messages,
 //! timers and replies, and read back from them.
 
@@ -256,6 +259,14 @@ enum SystemV1<'a> {
     Time,
 }
 
+/// What the form that is tried as the next release's says beyond the first: the level it was written at, for nobody to
+/// use, and whether the commit is a note.
+#[derive(Serialize, Deserialize)]
+struct NextForm {
+    level: u32,
+    note: bool,
+}
+
 fn entity(text: &str) -> Result<EntityKey, StorageError> {
     EntityKey::parse(text).map_err(|e| corrupt("entity key", e.to_string()))
 }
@@ -276,8 +287,9 @@ fn request_owned(request: &RequestV1<'_>, principal: Option<&str>) -> Result<Req
     Ok(RequestRef { key, hash: request.hash })
 }
 
-fn system_v1(op: &SystemOp) -> SystemV1<'_> {
-    match op {
+/// `None`: the first form has no such operation.
+fn system_v1(op: &SystemOp) -> Option<SystemV1<'_>> {
+    Some(match op {
         SystemOp::Found { cluster, members } => {
             SystemV1::Found { cluster: *cluster.as_bytes(), members: members.iter().map(member_v1).collect() }
         }
@@ -290,7 +302,8 @@ fn system_v1(op: &SystemOp) -> SystemV1<'_> {
         SystemOp::Marker => SystemV1::Marker,
         SystemOp::Level { level } => SystemV1::Level { level: *level },
         SystemOp::Time => SystemV1::Time,
-    }
+        SystemOp::Note { .. } => return None,
+    })
 }
 
 fn system_owned(op: SystemV1<'_>) -> Result<SystemOp, StorageError> {
@@ -340,7 +353,9 @@ pub(crate) struct Decoded {
 }
 
 pub(crate) fn encode_commit(commit: &Commit, at_level: u32) -> Result<Bytes, StorageError> {
-    let version = level::commit_version(at_level);
+    let note = matches!(commit.system, Some(SystemOp::Note { .. }));
+    let version = level::commit_version(at_level, note)
+        .ok_or_else(|| corrupt("commit to be encoded", format!("feature level {at_level} has no notes")))?;
     commit.check().map_err(|detail| corrupt("commit to be encoded", detail))?;
     let origin = commit.origin.as_ref();
     let rest = RestV1 {
@@ -406,7 +421,7 @@ pub(crate) fn encode_commit(commit: &Commit, at_level: u32) -> Result<Bytes, Sto
                 ReplyV1 { request: (!same).then(|| request_v1(&r.request, origin)), reply: (&r.reply).into() }
             })
             .collect(),
-        system: commit.system.as_ref().map(system_v1),
+        system: commit.system.as_ref().and_then(system_v1),
     };
     let bodies: usize = commit.events.iter().map(|e| e.body.len() + 8).sum();
     let mut out = codec::open_frame(512 + bodies);
@@ -414,7 +429,7 @@ pub(crate) fn encode_commit(commit: &Commit, at_level: u32) -> Result<Bytes, Sto
     out.extend_from_slice(&[0; 4]);
     codec::encode_into(&mut out, &rest)?;
     if version == level::COMMIT_VERSION_NEXT {
-        codec::encode_into(&mut out, &at_level)?;
+        codec::encode_into(&mut out, &NextForm { level: at_level, note })?;
     }
     let rest_length = u32::try_from(out.len() - length_at - 4).map_err(|_| too_large(out.len()))?;
     out[length_at..length_at + 4].copy_from_slice(&rest_length.to_be_bytes());
@@ -457,14 +472,20 @@ pub(crate) fn decode_commit(data: &Bytes) -> Result<Decoded, StorageError> {
         .split_at_checked(rest_length)
         .ok_or_else(|| corrupt("commit", "its first section is longer than the commit"))?;
     let events_at = codec::HEADER_BYTES + 4 + rest_length;
-    let rest: RestV1<'_> = if version == level::COMMIT_VERSION_NEXT {
-        // The level it was written at follows, for nobody to use.
-        codec::decode::<(RestV1<'_>, u32)>("commit", rest)?.0
+    let (rest, note): (RestV1<'_>, bool) = if version == level::COMMIT_VERSION_NEXT {
+        let (rest, NextForm { note, .. }) = codec::decode("commit", rest)?;
+        (rest, note)
     } else {
-        codec::decode("commit", rest)?
+        (codec::decode("commit", rest)?, version == level::COMMIT_VERSION_NOTE)
     };
     let events = decode_events("commit", &data.slice(events_at..))?;
-    let commit = commit_from_v1(rest, events, data)?;
+    let mut commit = commit_from_v1(rest, events, data)?;
+    if note {
+        let (None, [record]) = (&commit.system, &commit.events[..]) else {
+            return Err(corrupt("commit", "a note is not the commit's only event"));
+        };
+        commit.system = Some(SystemOp::Note { record: record.clone() });
+    }
     commit.check().map_err(|detail| corrupt("commit", detail))?;
     Ok(Decoded { commit, events_at })
 }

@@ -39,13 +39,22 @@ pub struct Pass {
     cursor: Vec<u8>,
     /// The last journal row read, and its chain.
     chain: Option<(u64, [u8; 32])>,
+    /// The last entity's root read.
+    root: Option<EntityKey>,
     seen: Seen,
+    /// The log is passed over.
+    without_log: bool,
 }
 
 /// A row that is to be looked at closer once the scan has let go of it.
 type Met = (Vec<u8>, Bytes);
 
 impl Pass {
+    /// Over what a copy takes along.
+    pub fn of_a_copy() -> Self {
+        Self { without_log: true, ..Self::default() }
+    }
+
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
@@ -55,6 +64,10 @@ impl Pass {
     pub fn step(&mut self, read: &dyn Read, budget: usize) -> Result<bool, StorageError> {
         let mut left = budget.max(1);
         while let Some(family) = Cf::ALL.get(self.family).copied() {
+            if self.without_log && family == Cf::Log {
+                self.family += 1;
+                continue;
+            }
             let mut met: Vec<Met> = Vec::new();
             let mut size = 0;
             read.scan(family, &self.cursor, keys::END, &mut |key, value| {
@@ -105,7 +118,12 @@ impl Pass {
                 self.owned(read, &timer.entity, "a timer")
             }
             Cf::Entity => match keys::entity_of(key)? {
-                (_, true) => Ok(()),
+                (entity, true) => {
+                    self.root = Some(entity);
+                    Ok(())
+                }
+                // Parts stand behind their root. One that a step before met is still there as long as its parts are.
+                (entity, false) if self.root.as_ref() == Some(&entity) => Ok(()),
                 (entity, false) => self.owned(read, &entity, "a part"),
             },
             Cf::Log | Cf::Outbox | Cf::Request | Cf::Meta => Ok(()),

@@ -229,7 +229,7 @@ impl StateStore {
             return Ok(slice);
         }
         batch.put(Cf::Meta, keys::NODE_MARK.to_vec(), rows::node_mark(mark.commit, &mark.conf_state)?);
-        self.write(batch, mark, overlay)?;
+        self.write(batch, mark, overlay, Sync::No)?;
         Ok(slice)
     }
 
@@ -264,16 +264,25 @@ impl StateStore {
             let first = MarkV1(mark.index, mark.term, mark.chain, mark.time_ms);
             batch.put(Cf::Meta, keys::MARK.to_vec(), rows::mark(&first)?);
         }
-        self.write(batch, mark, Overlay::EMPTY)
+        // A change of members is on disk before anybody acts by it: who is taken out closes itself, and a member that had
+        // forgotten in a power cut that this was committed would need its vote again, for ever.
+        let sync = if change.is_some() { Sync::Yes } else { Sync::No };
+        self.write(batch, mark, Overlay::EMPTY, sync)
     }
 
-    fn write(&mut self, batch: Batch, mark: AppliedMark, overlay: Overlay) -> Result<(), StorageError> {
+    fn write(
+        &mut self,
+        batch: Batch,
+        mark: AppliedMark,
+        overlay: Overlay,
+        sync: Sync,
+    ) -> Result<(), StorageError> {
         if planted::is(Mutant::SplitApplyBatch) {
             let (marks, rows) = batch.ops.into_iter().partition(is_mark);
             self.shared.engine.write(Batch { ops: rows, bytes: 0 }, Sync::No)?;
             self.shared.engine.write(Batch { ops: marks, bytes: 0 }, Sync::No)?;
         } else {
-            self.shared.engine.write(batch, Sync::No)?;
+            self.shared.engine.write(batch, sync)?;
         }
         self.mark = mark;
         if let Some(level) = overlay.level {
@@ -302,6 +311,8 @@ impl StateStore {
         let mark = self.shared.genesis.mark(engine)?;
         let caches = ApplyCaches::load(engine)?;
         *self.shared.requests.write() = RequestFilter::load(engine, mark.time_ms)?;
+        // A copy may be of a higher level than what it replaces: what is written from here on follows it (rule 9).
+        self.shared.level.store(view::level(engine)?, Ordering::Release);
         (self.mark, self.caches) = (mark, caches);
         self.publish();
         Ok(())

@@ -73,6 +73,50 @@ impl StateView {
         }
     }
 
+    /// The root alone, with the log index of the entity's last commit: of an entity with many parts the rest costs more.
+    pub fn root(&self, key: &EntityKey) -> Result<Option<(u64, Record)>, StorageError> {
+        let stored = self.read.get(Cf::Entity, &keys::root(key))?;
+        stored.map(|bytes| rows::parse_root(&bytes).map(|(head, root)| (head.index, root))).transpose()
+    }
+
+    /// Parts of one entity from the name `from` on, in the order of their names, at most `limit`.
+    pub fn parts(
+        &self,
+        key: &EntityKey,
+        from: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Record)>, StorageError> {
+        let (first, (_, last)) = (keys::part(key, from), keys::entity_range(key));
+        self.collect(Cf::Entity, &first, &last, limit, |stored, value| match keys::part_name(key, stored)? {
+            Some(name) => Ok(Some((keys::owned(name), codec::unframe(&keys::owned(value))?))),
+            None => Ok(None),
+        })
+    }
+
+    /// Entities of a kind behind `after`, in the order of their ids, at most `limit`. Goes from one to the next without
+    /// reading what they are made of.
+    pub fn entities(
+        &self,
+        kind: &str,
+        after: Option<&EntityKey>,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, StorageError> {
+        let (mut from, to) = keys::kind_range(kind);
+        if let Some(after) = after {
+            from = from.max(keys::entity_range(after).1);
+        }
+        let mut found: Vec<EntityKey> = Vec::new();
+        while found.len() < limit {
+            let next = self.collect(Cf::Entity, &from, &to, 1, |stored, _| {
+                keys::entity_of(stored).map(|(entity, _)| Some(entity))
+            })?;
+            let Some(entity) = next.into_iter().next() else { break };
+            from = keys::entity_range(&entity).1;
+            found.push(entity);
+        }
+        Ok(found)
+    }
+
     pub fn part(&self, key: &EntityKey, part: &[u8]) -> Result<Option<Record>, StorageError> {
         self.read.get(Cf::Entity, &keys::part(key, part))?.map(|bytes| codec::unframe(&bytes)).transpose()
     }
@@ -144,15 +188,27 @@ impl StateView {
         indexes.into_iter().map(|index| self.journal_row(key, index)).collect()
     }
 
+    /// Journal rows of one entity with index < `before`, newest first.
+    pub fn recent(
+        &self,
+        key: &EntityKey,
+        before: u64,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StorageError> {
+        let (from, to) = (keys::journal_of_entity(key, 0), keys::journal_of_entity(key, before));
+        let mut indexes = Vec::new();
+        if limit > 0 {
+            self.read.scan_back(Cf::Row, &from, &to, &mut |key, _| {
+                indexes.push(keys::journal_index(key));
+                if indexes.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        indexes.into_iter().map(|index| self.journal_row(key, index?)).collect()
+    }
+
     /// The newest journal row of one entity.
     pub fn last_of(&self, key: &EntityKey) -> Result<Option<JournalEntry>, StorageError> {
-        let (from, to) = (keys::journal_of_entity(key, 0), keys::journal_of_entity(key, u64::MAX));
-        let mut index = None;
-        self.read.scan_back(Cf::Row, &from, &to, &mut |key, _| {
-            index = Some(keys::journal_index(key));
-            ControlFlow::Break(())
-        })?;
-        index.transpose()?.map(|index| self.journal_row(key, index)).transpose()
+        Ok(self.recent(key, u64::MAX, 1)?.pop())
     }
 
     fn journal_row(&self, key: &EntityKey, index: u64) -> Result<JournalEntry, StorageError> {
@@ -225,27 +281,50 @@ impl StateView {
     /// Each family is digested by itself (length and bytes of key and value of every row), then the digests in
     /// order of families, so that families can be digested in parallel ([`StateView::digest_of`]).
     pub fn digest(&self) -> Result<[u8; 32], StorageError> {
+        self.digest_with(&mut |_| Ok(()))
+    }
+
+    /// As [`StateView::digest`]; `passed` hears of each row's bytes, may take its time, and may end it by an error.
+    pub fn digest_with<E: From<StorageError>>(
+        &self,
+        passed: &mut dyn FnMut(usize) -> Result<(), E>,
+    ) -> Result<[u8; 32], E> {
         let mut all = Sha256::new();
         for cf in Cf::ALL.into_iter().filter(|cf| *cf != Cf::Log) {
             all.update([cf as u8]);
-            all.update(self.digest_of(cf)?);
+            all.update(self.rows_of(cf, passed)?);
         }
         Ok(all.finalize().into())
     }
 
     /// Digest of one column family's replicated rows.
     pub fn digest_of(&self, cf: Cf) -> Result<[u8; 32], StorageError> {
+        self.rows_of(cf, &mut |_| Ok(()))
+    }
+
+    fn rows_of<E: From<StorageError>>(
+        &self,
+        cf: Cf,
+        passed: &mut dyn FnMut(usize) -> Result<(), E>,
+    ) -> Result<[u8; 32], E> {
         let (from, to): (&[u8], &[u8]) =
             if cf == Cf::Meta { keys::META_REPLICATED } else { (&[], keys::END) };
         let mut hash = Sha256::new();
+        let mut ended = None;
         self.read.scan(cf, from, to, &mut |key, value| {
             for bytes in [key, value] {
                 hash.update((bytes.len() as u64).to_be_bytes());
                 hash.update(bytes);
             }
-            ControlFlow::Continue(())
+            match passed(key.len() + value.len()) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(why) => {
+                    ended = Some(why);
+                    ControlFlow::Break(())
+                }
+            }
         })?;
-        Ok(hash.finalize().into())
+        ended.map_or_else(|| Ok(hash.finalize().into()), Err)
     }
 
     /// The founding commit's facts, once applied.

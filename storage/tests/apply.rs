@@ -460,3 +460,37 @@ fn reads_page_without_gaps_or_repeats() {
     assert_eq!(view.mark().expect("reads").index, 20);
     assert!(engine.stats().iter().any(|(name, value)| *name == "memory_writes" && *value >= 2));
 }
+
+fn part_of(name: &'static str) -> okno_storage::commit::PartChange {
+    let value = Some(common::inline(common::PART, name));
+    okno_storage::commit::PartChange { part: name.as_bytes().into(), value }
+}
+
+#[test]
+fn entities_of_a_kind_are_listed_and_read_piece_by_piece() {
+    let mut state = open(&MemoryEngine::new());
+    let names = ["channel/b", "case/x", "channel/a", "channel/a-1", "channels/z", "queue/q", "channel/a.b"];
+    for (name, counter) in names.into_iter().zip(1..) {
+        let mut commit = moving(name, 1, counter, CommitId::NONE, name);
+        commit.parts = ["p1", "p2", "q1"].map(part_of).to_vec();
+        assert_eq!(outcome(&mut state, &commit), Outcome::Applied);
+    }
+    let view = state.reader().view();
+    let all = ["channel/a", "channel/a-1", "channel/a.b", "channel/b"].map(entity);
+    assert_eq!(view.entities("channel", None, 10).expect("listed"), all);
+    assert_eq!(view.entities("channel", None, 2).expect("listed"), all[..2]);
+    assert_eq!(view.entities("channel", Some(&all[1]), 10).expect("listed"), all[2..]);
+    assert!(view.entities("channel", Some(&all[3]), 10).expect("listed").is_empty());
+    assert!(view.entities("chan", None, 10).expect("listed").is_empty());
+    let names = |from: &[u8], limit| {
+        let parts = view.parts(&all[0], from, limit).expect("read");
+        parts.into_iter().map(|(name, _)| String::from_utf8(name.to_vec()).expect("text")).collect::<Vec<_>>()
+    };
+    assert_eq!(names(b"", 10), ["p1", "p2", "q1"]);
+    assert_eq!(names(b"p2", 1), ["p2"]);
+    assert!(names(b"r", 10).is_empty());
+    let whole = view.entity(&all[0]).expect("read").expect("there");
+    let (index, root) = view.root(&all[0]).expect("read").expect("there");
+    assert_eq!((index, root), (whole.head_index, whole.root));
+    assert!(view.root(&entity("channel/c")).expect("read").is_none());
+}

@@ -17,6 +17,7 @@ use okno_storage::{
     engine::{Batch, Cf, Engine, Read, Sync},
     error::StorageError,
     identity::{Identity, IdentityMedium, IdentityRecord, Later, Member},
+    level,
     log::{EntryKind, HardState, LogEntry, LogStore},
     members::{MemberChange, Members},
     memory::{MemoryEngine, MemoryIdentity},
@@ -136,6 +137,35 @@ fn commits_of_version_1() {
         assert_eq!(decoded, commits);
         assert_eq!(text, today.join("\n"), "version 1 is what this release writes");
     }
+}
+
+/// Notes alone are written in the second form, and never before the level that has them.
+#[test]
+fn commits_of_version_2() {
+    let note = common::note("power", 1, 400, CommitId { term: 1, counter: 1 }, "сеть пропала");
+    let today = note.encode_at(2).expect("fits");
+    assert_eq!((&today[4..6], level::needed_by(&today)), (&[0, 2][..], 2));
+    let text = golden("commit_v2.hex", &to_hex(&today));
+    assert_eq!(Commit::decode(&from_hex(&text).into()).expect("version 2 decodes for ever"), note);
+    assert_eq!(text, to_hex(&today), "version 2 is what this release writes");
+
+    assert!(note.encode_at(1).is_err() && note.encode().is_err(), "no notes before their level");
+    let other = full_commit();
+    let (old, new) = (other.encode().expect("fits"), other.encode_at(2).expect("fits"));
+    assert_eq!((old, level::needed_by(&new)), (new.clone(), 1), "everything else stays as it was");
+    let mut spoilt = note.clone();
+    spoilt.events.push(record(common::EVENT, "more"));
+    assert!(spoilt.encode_at(2).is_err(), "a note is the commit's only event");
+    let mut disguised = new.to_vec();
+    disguised[5] = 2;
+    reseal(&mut disguised);
+    assert!(matches!(Commit::decode(&disguised.into()), Err(StorageError::Corrupt { .. })));
+}
+
+/// Puts the checksum right after a header was changed.
+fn reseal(data: &mut [u8]) {
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&data[..10]), &data[14..]);
+    data[10..14].copy_from_slice(&sum.to_be_bytes());
 }
 
 fn identity_record() -> IdentityRecord {
@@ -314,12 +344,11 @@ fn a_store_of_version_1() {
 #[test]
 fn a_newer_version_stops_apply_instead_of_being_skipped() {
     let mut data = full_commit().encode().expect("fits").to_vec();
-    data[5] = 2;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&data[..10]), &data[14..]);
-    data[10..14].copy_from_slice(&sum.to_be_bytes());
+    data[5] = 3;
+    reseal(&mut data);
     let entry = LogEntry { index: 1, term: 1, kind: EntryKind::Normal, data: data.into() };
     let mut state = common::open(&MemoryEngine::new());
-    assert!(matches!(state.apply(&[entry], 1), Err(StorageError::Newer { version: 2, .. })));
+    assert!(matches!(state.apply(&[entry], 1), Err(StorageError::Newer { version: 3, .. })));
     assert_eq!(state.mark().index, 0);
 }
 
@@ -366,6 +395,7 @@ fn members_and_manifest_of_version_1() {
     let manifest = Manifest {
         cluster: Uuid::from_u128(0xABCD),
         generation: 2,
+        genesis: [6; 32],
         taken_by: 3,
         index: 9,
         term: 2,

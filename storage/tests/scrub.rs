@@ -175,3 +175,23 @@ fn rot_in_a_table_file_is_found() {
     }
     assert!(tried >= 5, "{tried} table files");
 }
+
+#[test]
+fn a_digest_can_be_followed_and_ended() {
+    let engine = store();
+    let state = open(&engine);
+    let view = state.reader().view();
+    let (mut rows, mut bytes) = (0, 0);
+    let followed = view.digest_with::<StorageError>(&mut |row| {
+        (rows, bytes) = (rows + 1, bytes + row);
+        Ok(())
+    });
+    assert_eq!(followed.expect("reads"), view.digest().expect("reads"));
+    assert!(rows > 20 * 5 && bytes > rows, "root, row, timer, journal and its index of every case: {rows}");
+    let mut left = 3;
+    let ended = view.digest_with(&mut |_| {
+        left -= 1;
+        if left > 0 { Ok(()) } else { Err(StorageError::TooLarge("enough".into())) }
+    });
+    assert!(ended.is_err() && left == 0, "{ended:?}");
+}

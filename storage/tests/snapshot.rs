@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{apply_all, bare, entry, founded_log, genesis, identity_of};
+use common::{apply_all, bare, entry, founded_log, genesis, identity_of, system};
 use okno_storage::{
-    commit::CommitId,
-    engine::Engine,
+    commit::{CommitId, SystemOp},
+    engine::{Batch, Cf, Engine, Sync},
+    error::StorageError,
     identity::{FileIdentityMedium, Identity, IdentityRecord},
     log::{HardState, LogEntry, LogStore},
     memory::{MemoryEngine, MemoryIdentity},
@@ -20,7 +21,7 @@ use uuid::Uuid;
 
 const CLUSTER: Uuid = Uuid::from_u128(0xC1);
 const LEVEL: u32 = 2;
-const OF: CopyOf = CopyOf { cluster: CLUSTER, generation: 1, node_id: 1 };
+const OF: CopyOf = CopyOf { cluster: CLUSTER, generation: 1, genesis: [7; 32], node_id: 1 };
 
 fn record(node_id: u64) -> IdentityRecord {
     identity_of(CLUSTER, node_id)
@@ -230,6 +231,45 @@ fn a_member_that_was_away_gets_the_state_twice_in_a_row() {
     }
 }
 
+/// Who reads the level before and after an install must not go on writing in the older form (rule 9).
+#[test]
+fn a_copy_brings_its_level_along() {
+    for (one, two) in pairs() {
+        let mut log = a_log(30);
+        let raised = system("level", 1, 900, SystemOp::Level { level: LEVEL });
+        log.push(entry(log.len() as u64 + 1, 1, &raised));
+        let (mut sender, mut receiver) = (one.start(), two.start());
+        receiver.advance(&log[..20]);
+        sender.advance(&log);
+        let reader = receiver.state.reader();
+        assert_eq!(reader.level(), 1);
+        let source = sender.take();
+        let mut transfer = receiver.begin(source.manifest());
+        assert!(send(&*source, &mut transfer, 1000, usize::MAX));
+        let candidate = receiver.home.candidate(transfer).expect("opens");
+        receiver.install(candidate).expect("installs");
+        assert_eq!((reader.level(), sender.state.reader().level()), (LEVEL, LEVEL));
+    }
+}
+
+/// Sums vouch for bytes only: what is damaged where the copy is taken would else be found on a member that had no damage.
+#[test]
+fn damage_is_not_copied() {
+    for (one, _) in pairs() {
+        let mut sender = one.start();
+        sender.advance(&a_log(40));
+        let key = 17u64.to_be_bytes().to_vec();
+        let mut row = sender.home.engine().get(Cf::Journal, &key).expect("reads").expect("is there").to_vec();
+        let last = row.len() - 1;
+        row[last] ^= 1;
+        let mut batch = Batch::default();
+        batch.put(Cf::Journal, key, row);
+        sender.home.engine().write(batch, Sync::Yes).expect("writes");
+        let taken = sender.home.take(&OF, &mut |_| true);
+        assert!(matches!(taken, Err(SnapshotError::Storage(StorageError::Corrupt { .. }))));
+    }
+}
+
 #[test]
 fn a_crash_at_every_step_leaves_the_old_state_or_the_new_one() {
     for (one, two) in pairs() {
@@ -436,4 +476,37 @@ fn a_copy_holds_neither_log_nor_what_is_the_senders_own() {
     let engine: Arc<dyn Engine> = candidate.engine().clone();
     let log = LogStore::open(engine).expect("opens");
     assert_eq!((log.hard_state().expect("reads"), log.last_index()), (HardState::default(), 50));
+}
+
+/// What rots on the receiver's disk after its sums were right is not installed either.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn what_has_rotted_while_it_was_received_is_not_installed() {
+    let (one, two) = (on_disk::OnDisk::new(1), on_disk::OnDisk::new(2));
+    let (mut a, b) = (one.start(), two.start());
+    a.advance(&a_log(300));
+    let source = a.take();
+    let mut transfer = b.begin(source.manifest());
+    assert!(send(&*source, &mut transfer, 1 << 16, usize::MAX), "every sum is right");
+    let received: Vec<_> =
+        walk(two.0.path()).into_iter().filter(|path| !path.starts_with(two.0.path().join("db"))).collect();
+    let largest = received.iter().filter(|path| path.extension().is_some_and(|end| end == "sst"));
+    let largest = largest.max_by_key(|path| path.metadata().map_or(0, |file| file.len())).expect("a table");
+    let mut bytes = std::fs::read(largest).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(largest, bytes).expect("writes");
+    let refused = b.home.candidate(transfer).err();
+    assert!(refused.is_some(), "{} has rotted", largest.display());
+}
+
+/// Every file below.
+#[cfg(feature = "rocksdb")]
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("listed").flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+    }
+    found
 }

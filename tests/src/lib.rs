@@ -2,3 +2,8 @@
 //! and a drill mean the same by "a node is killed".
 
 pub use okno_drills::harness::*;
+
+mod faulty;
+pub mod station;
+
+pub use faulty::faulty;

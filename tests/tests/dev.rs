@@ -12,13 +12,20 @@ fn the_story_ends_well_and_leaves_nothing_behind() {
     let output = okno(&["dev", "--once", "--seed", "7", "--dir", dir.to_str().unwrap()]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
-    // The leader was killed, work went on, and every node was read.
+    // The leader was killed, work went on, a workstation died, and every node was read.
     for text in [
         "убит (SIGKILL)",
         "следующая запись подтверждена через",
         "догнал остальных",
         "ничего дважды",
         "в архиве",
+        "Табло: ",
+        "за ним никого нет",
+        "снова принимает",
+        "спрашивает по каналу",
+        "С первого раза не вышло",
+        "попыток: 2",
+        "хранятся байт в байт",
     ] {
         assert!(out.contains(text), "{text:?} was not told:\n{out}");
     }

@@ -8,8 +8,6 @@ use okno_client::{CallError, v1 as proto};
 use okno_tests::cluster::Cluster;
 use okno_tests::desk::{self, Desk};
 use okno_tests::eventually;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use tonic::Code;
 
@@ -20,26 +18,6 @@ const PANIC_IN_EVOLVE: &str = "test-faults: panic in evolve";
 /// and not asserted: a busy machine may spoil it. Nodes log a panic without a backtrace, whatever the environment asks for
 /// (`node/tests/panic_hook.rs`), because looking up its names would hold the shard for a quarter of a second.
 const NEIGHBOUR_AIM: Duration = Duration::from_millis(100);
-
-/// `OKNO_FAULTY_BIN`, or built into the folder the tests were built into: nothing to do when it is there and fresh. The
-/// whole workspace and all planted faults are named so that it is the same build as `make faulty`.
-fn faulty() -> PathBuf {
-    if let Some(path) = std::env::var_os("OKNO_FAULTY_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().expect("a running program has a file");
-    let release = test.ancestors().nth(2).expect("<target>/release/deps/<test>");
-    let target = release.parent().expect("<target>/release");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--workspace", "--bin", "okno-faulty"])
-        .args(["--features", "okno-node/test-faults,okno-chaos/mutants"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .env("CARGO_TARGET_DIR", target)
-        .status()
-        .expect("cargo can be started");
-    assert!(status.success(), "okno-faulty could not be built");
-    release.join("okno-faulty")
-}
 
 fn poisoned(case: &str, note: &str) -> proto::AddDocumentRequest {
     proto::AddDocumentRequest { note: note.into(), ..desk::document(case, "яд") }
@@ -58,7 +36,7 @@ async fn timed(desk: &Desk, case: &str, reference: String) -> Duration {
 
 #[tokio::test]
 async fn a_panicking_case_is_quarantined_and_its_neighbour_answers_on() {
-    let binary = faulty();
+    let binary = okno_tests::faulty();
     let mut cluster = Cluster::prepare(3);
     // One shard: every two entities are neighbours.
     cluster.set("actors", "shards", 1);

@@ -18,12 +18,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("okno-storage", &[]),
     ("okno-cluster", &["okno-storage", "okno-proto"]),
     ("okno-runtime", &["okno-domain", "okno-storage", "okno-cluster"]),
+    ("okno-connectors", &["okno-proto", "okno-client"]),
     ("okno-ops", &["okno-storage", "okno-cluster", "okno-proto", "okno-client"]),
     (
         "okno-node",
         &[
             "okno-proto",
             "okno-client",
+            "okno-connectors",
             "okno-domain",
             "okno-runtime",
             "okno-cluster",
@@ -33,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("okno-checks", &[]),
     ("okno-sim", &["okno-domain", "okno-storage", "okno-cluster", "okno-runtime", "okno-checks"]),
-    ("okno-drills", &["okno-proto", "okno-client", "okno-checks"]),
+    ("okno-drills", &["okno-proto", "okno-client", "okno-connectors", "okno-checks"]),
     ("okno-chaos", &["okno-checks", "okno-sim", "okno-drills"]),
     ("okno-tests", &["okno-proto", "okno-client", "okno-drills"]),
 ];

@@ -11,31 +11,12 @@ use okno_tests::{
     plan::Launch,
 };
 use std::{
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     time::{Duration, Instant},
 };
 
 const WRITERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// `OKNO_FAULTY_BIN`, or built into the folder the tests were built into, as in `panics.rs`.
-fn newer() -> PathBuf {
-    if let Some(path) = std::env::var_os("OKNO_FAULTY_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().expect("a running program has a file");
-    let release = test.ancestors().nth(2).expect("<target>/release/deps/<test>");
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--workspace", "--bin", "okno-faulty"])
-        .args(["--features", "okno-node/test-faults,okno-chaos/mutants"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .env("CARGO_TARGET_DIR", release.parent().expect("<target>/release"))
-        .status()
-        .expect("cargo can be started");
-    assert!(status.success(), "okno-faulty could not be built");
-    release.join("okno-faulty")
-}
 
 fn put(cluster: &mut Cluster, node: u64, program: &Path, next: bool) {
     let launch = if next { Launch::default().env("OKNO_NEXT_RELEASE", "1") } else { Launch::default() };
@@ -75,13 +56,18 @@ fn raise(to: u32, dry_run: bool) -> proto::RaiseLevelRequest {
 
 #[tokio::test]
 async fn a_newer_program_comes_goes_back_and_stays() {
-    let (older, newer) = (binary(), newer());
+    let (older, newer) = (binary(), okno_tests::faulty());
     let mut cluster = Cluster::start(3).await;
     let admin = cluster.admin();
     // A new cluster is at its release's level by itself.
     let level = eventually("the new cluster has reached its level", PATIENCE, async || {
         let status = admin.status().await.map_err(|error| error.to_string())?;
-        if status.level >= 2 { Ok(status.level) } else { Err(format!("level {}", status.level)) }
+        let known = status.members.iter().map(|member| member.feature_level).max().unwrap_or_default();
+        if known > 0 && status.level == known {
+            Ok(known)
+        } else {
+            Err(format!("level {} of {known}", status.level))
+        }
     })
     .await;
     let refused = admin.once(raise(level + 1, false)).await;

@@ -3,17 +3,18 @@
 //! The node's table says which kind of identity may call which method; the finer rules, which know offices,
 //! are these:
 //!
-//! | Principal | Cases | Queue | Directory, catalogue |
-//! |---|---|---|---|
-//! | operator: officer, head | everything, in their offices | everything, in their offices | – |
-//! | operator: administrator | – | – | everything |
-//! | operator: auditor; auditor | – | – | – (reads only) |
-//! | admin | – | – | everything |
-//! | workstation | – | tickets; calling, for the window it stands at | – |
-//! | kiosk | – | tickets, in the office that names it | – |
-//! | connector | open, add documents, what authorities answer | – | – |
-//! | portal | open, add documents, withdraw | – | – |
-//! | board, node | – | – | – |
+//! | Principal | Cases | Queue | Directory, catalogue | Channels |
+//! |---|---|---|---|---|
+//! | operator: officer, head | everything, in their offices | everything, in their offices; ending the day: heads | – | parked letters |
+//! | operator: administrator | – | – | everything | everything but a connector's work |
+//! | operator: auditor; auditor | – | – | – (reads only) | – (reads only) |
+//! | admin | – | – | everything | everything but a connector's work |
+//! | workstation | – | tickets, bookings; calling, for the window it stands at | – | – |
+//! | kiosk | – | tickets, bookings, in the office that names it | – | – |
+//! | connector | open, add documents, what authorities answer | bookings; outside queue systems | – | work and letters, where the settings name it |
+//! | portal | open, add documents, withdraw | bookings | – | – |
+//! | node | – | workstations lost and back | – | leases that ran out |
+//! | board | – | – | – | – |
 //!
 //! An operator is a person of the directory; the first directory is loaded by an `admin`.
 
@@ -37,6 +38,18 @@ pub fn administers(context: &Context<'_>) -> bool {
     }
 }
 
+/// The caller is a person who deals with what machines cannot place: an officer, a head, or who keeps the place.
+pub fn staff(context: &Context<'_>) -> Result<(), Refusal> {
+    match context.origin.principal.kind.as_str() {
+        "admin" => Ok(()),
+        "operator" => match person(context)?.role {
+            Role::Officer | Role::Head | Role::Administrator => Ok(()),
+            role @ Role::Auditor => Err(denied(context).with("role", role.name())),
+        },
+        _ => Err(denied(context)),
+    }
+}
+
 /// The caller is an operator who works with visitors in this office.
 pub fn officer_of(context: &Context<'_>, office: &str) -> Result<(), Refusal> {
     let person = person(context)?;
@@ -48,6 +61,17 @@ pub fn officer_of(context: &Context<'_>, office: &str) -> Result<(), Refusal> {
         Ok(())
     } else {
         Err(refuse(OFFICE_FOREIGN).with("office", office))
+    }
+}
+
+/// The caller heads this office.
+pub fn head_of(context: &Context<'_>, office: &str) -> Result<(), Refusal> {
+    officer_of(context, office)?;
+    match person(context)?.role {
+        Role::Head => Ok(()),
+        role @ (Role::Officer | Role::Administrator | Role::Auditor) => {
+            Err(denied(context).with("role", role.name()))
+        }
     }
 }
 

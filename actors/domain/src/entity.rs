@@ -60,12 +60,34 @@ pub struct Context<'a> {
     pub catalogue: &'a Catalogue,
     /// Offices, windows and people as applied.
     pub directory: &'a Directory,
+    /// The replicated feature level: what may be written (rule 9); see [`crate::level`].
+    pub level: u32,
+    /// What a fencing token given out by this decision begins with (rule 5).
+    pub fence: Fence,
+}
+
+/// Which rule of which cluster decides: what is handed out under an older one is late. A cluster that was restored has a
+/// higher generation, so that tokens of the one it came from count for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Fence {
+    pub generation: u64,
+    pub term: u64,
 }
 
 impl Context<'_> {
     /// The `n`-th id of this decision: a function of the request id alone, so that a retry makes the same.
     pub fn fresh_id(&self, n: u32) -> Uuid {
         crate::ids::derived(self.request_id, n)
+    }
+
+    /// The `n`-th random number of this decision: evenly spread, and the same on a retry (rule 7).
+    pub fn chance(&self, n: u32) -> u64 {
+        let [high, low] = [0, 8].map(|at| {
+            let bytes = *self.fresh_id(n).as_bytes();
+            bytes[at..at + 8].iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte))
+        });
+        // Some bits of an id are fixed: mixed, so that none of the result's are.
+        (high ^ low.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }
 
@@ -132,6 +154,31 @@ pub struct Row {
 
 pub use crate::rows::Table;
 
+/// What led to a decision, for [`Entity::kept`].
+#[derive(Debug)]
+pub enum Input<'a, E: Entity> {
+    Command(&'a E::Command),
+    Message(&'a Message),
+    Timer,
+}
+
+/// A body that lies beside the state: it is written or removed with the commit, in a row of its own ([`Table::Body`]),
+/// never stands in an event and is never loaded with the entity. Events name it by number and SHA-256
+/// ([`crate::exchange::BodyRef`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept<'a> {
+    /// Given once by the entity, never again.
+    pub number: u64,
+    /// `None`: it is removed.
+    pub body: Option<&'a [u8]>,
+}
+
+/// The feature level of what every release knows.
+pub const FIRST_LEVEL: u32 = 1;
+/// From this feature level on there are channels: the kind, their messages, and what cases and the catalogue write
+/// about them (rule 9).
+pub const CHANNELS_LEVEL: u32 = 3;
+
 /// A kind of entity.
 pub trait Entity: Clone + fmt::Debug + PartialEq + std::marker::Send + 'static {
     const KIND: Kind;
@@ -165,6 +212,14 @@ pub trait Entity: Clone + fmt::Debug + PartialEq + std::marker::Send + 'static {
     fn load(id: &str, root: Self::Root, parts: Vec<(PartName, Self::Part)>) -> Self;
     /// The rows the root (`None`) or a part contributes. Bounded: at most 8 each.
     fn rows(&self, part: Option<&str>) -> Vec<Row>;
+    /// The bodies that a decision's commit writes and removes; asked before its events are folded.
+    fn kept<'a>(&self, _input: &Input<'a, Self>, _events: &[Self::Event]) -> Vec<Kept<'a>> {
+        Vec::new()
+    }
+    /// The feature level from which on the event may be written (rule 9).
+    fn level(_event: &Self::Event) -> u32 {
+        FIRST_LEVEL
+    }
     /// The reply of a decision that answers nobody (messages, timers).
     fn no_reply() -> Self::Reply;
     /// May this principal give this command to this entity? Deny by default (rule 17); called on the leader

@@ -3,7 +3,7 @@
 //!
 //! One table of all kinds; the compiler names a command that is missing.
 
-use crate::{case, catalogue, directory, queue, registry::AnyCommand};
+use crate::{case, catalogue, channel, directory, queue, registry::AnyCommand};
 
 /// What a command does to the amount of work there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +22,51 @@ pub const fn class(command: &AnyCommand) -> Class {
             // A citizen whose papers are being taken in is not sent away.
             case::Command::AddDocument { .. }
             | case::Command::RemoveDocument { .. }
-            | case::Command::Advance { .. } => Class::Completion,
+            | case::Command::Advance { .. }
+            | case::Command::TakeOver
+            // A case that was accepted has a term: what it asks for cannot wait.
+            | case::Command::Ask { .. }
+            | case::Command::GiveUpAsk { .. } => Class::Completion,
         },
         AnyCommand::Queue(command) => match command {
-            queue::Command::TakeTicket { .. } => Class::New,
+            queue::Command::TakeTicket { .. } | queue::Command::Book { .. } => Class::New,
+            queue::Command::Outside(event) => match event.happened {
+                queue::OutsideHappened::Registered { .. } => Class::New,
+                queue::OutsideHappened::Called { .. }
+                | queue::OutsideHappened::CalledAgain { .. }
+                | queue::OutsideHappened::Begun { .. }
+                | queue::OutsideHappened::PutOff { .. }
+                | queue::OutsideHappened::CameBack
+                | queue::OutsideHappened::Redirected { .. }
+                | queue::OutsideHappened::Returned { .. }
+                | queue::OutsideHappened::Finished { .. }
+                | queue::OutsideHappened::DidNotCome { .. }
+                | queue::OutsideHappened::Left => Class::Completion,
+            },
             queue::Command::CallNext { .. }
             | queue::Command::Begin { .. }
-            | queue::Command::Finish { .. } => Class::Completion,
+            | queue::Command::Finish { .. }
+            | queue::Command::CallNumber { .. }
+            | queue::Command::CallAgain { .. }
+            | queue::Command::PutOff { .. }
+            | queue::Command::Redirect { .. }
+            | queue::Command::Bind { .. }
+            | queue::Command::ReturnToQueue { .. }
+            | queue::Command::Leave { .. }
+            | queue::Command::OpenWindow { .. }
+            | queue::Command::CloseWindow { .. }
+            | queue::Command::StartBreak { .. }
+            | queue::Command::Unattended { .. }
+            | queue::Command::Attended { .. }
+            | queue::Command::CancelBooking { .. }
+            // Whoever has an appointment and has come is not sent away.
+            | queue::Command::CheckIn { .. }
+            | queue::Command::CloseDay => Class::Completion,
         },
         // A load may be megabytes, and can wait.
-        AnyCommand::Catalogue(catalogue::Command::Load(_)) => Class::New,
+        AnyCommand::Catalogue(catalogue::Command::Load(_) | catalogue::Command::LoadProcesses(_)) => {
+            Class::New
+        }
         // Who may work where must be put right at any time.
         AnyCommand::Directory(command) => match command {
             directory::Command::PutOffice(_)
@@ -39,7 +74,21 @@ pub const fn class(command: &AnyCommand) -> Class {
             | directory::Command::PutPerson(_)
             | directory::Command::RemoveOffice { .. }
             | directory::Command::RemoveWindow { .. }
-            | directory::Command::RemovePerson { .. } => Class::Completion,
+            | directory::Command::RemovePerson { .. }
+            | directory::Command::PutQueueSettings(_) => Class::Completion,
+        },
+        AnyCommand::Channel(command) => match command {
+            // What comes from outside can come again: its sender keeps it until we have it.
+            channel::Command::Receive { .. } => Class::New,
+            // Handing out empties the backlog; an operator must be able to stop a channel at any time.
+            channel::Command::Configure { .. }
+            | channel::Command::Exchange { .. }
+            | channel::Command::Lapse { .. }
+            | channel::Command::Steer { .. }
+            | channel::Command::Redrive { .. }
+            | channel::Command::Discard { .. }
+            | channel::Command::AssignLetter { .. }
+            | channel::Command::DropLetter { .. } => Class::Completion,
         },
     }
 }

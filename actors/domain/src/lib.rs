@@ -2,7 +2,8 @@
 //! (design §1: it does not know that it is replicated). No I/O, no clock, no randomness.
 //!
 //! Reading order: [`entity`] is the contract with whoever runs an entity, [`registry`] the one list of kinds;
-//! [`case`], [`queue`], [`catalogue`] and [`directory`] are the kinds. A new kind is one module and one
+//! [`case`], [`queue`], [`catalogue`], [`directory`] and [`channel`] are the kinds; [`exchange`] is what cases and
+//! channels tell each other. A new kind is one module and one
 //! registry line; a new command is one variant, and the compiler names the rest.
 
 #![deny(
@@ -13,12 +14,16 @@
 pub mod access;
 pub mod case;
 pub mod catalogue;
+pub mod channel;
 pub mod directory;
 pub mod entity;
+pub mod exchange;
 pub mod ids;
 pub mod intake;
+pub mod level;
 pub mod message;
 pub mod people;
+pub mod planted;
 pub mod queue;
 pub mod refusal;
 #[macro_use]

@@ -140,6 +140,150 @@ reasons! {
     CATEGORY_UNKNOWN FailedPrecondition
         "Такой льготной категории в офисе нет"
         "The office has no such priority category; details list those it has";
+    FEATURE_LEVEL_LOW FailedPrecondition
+        "Действие станет доступно после завершения обновления кластера"
+        "The cluster's feature level does not allow this yet; details name it and the level needed";
+    WINDOW_CLOSED FailedPrecondition
+        "Окно закрыто"
+        "The window is closed";
+    WINDOW_ON_BREAK FailedPrecondition
+        "В окне перерыв"
+        "The window is on a break; details name its end";
+    WINDOW_UNATTENDED FailedPrecondition
+        "Рабочее место окна не отвечает"
+        "The window's workstation is lost: nobody is called there";
+    CALLS_TOO_FEW FailedPrecondition
+        "Посетителя нужно вызвать ещё раз"
+        "The visitor must be called more often before not having come; details name how often";
+    TICKET_LIMIT FailedPrecondition
+        "Достигнут предел таких действий с талоном"
+        "This was done with the ticket as often as it may be; details name the bound";
+    TICKET_BOUND FailedPrecondition
+        "Талон закреплён за другим окном"
+        "The ticket is bound to another window; details name it";
+    KIOSK_REPEATS FailedPrecondition
+        "Талон уже выдан"
+        "The kiosk asks for the ticket it was just given; details name it";
+    OFFICE_CLOSED FailedPrecondition
+        "Офис в это время закрыт"
+        "The office is closed at this time";
+    BOOKING_OFF FailedPrecondition
+        "Предварительная запись в офисе не ведётся"
+        "The office takes no bookings";
+    BOOKING_UNKNOWN NotFound
+        "Запись на приём не найдена"
+        "The queue has no such booking";
+    BOOKING_STATE FailedPrecondition
+        "Запись на приём в другом состоянии"
+        "The booking's state does not allow this; details name the state";
+    BOOKING_EARLY FailedPrecondition
+        "Отметиться по записи ещё рано"
+        "It is too early to check in; details name the moment from which it is possible";
+    BOOKING_LATE FailedPrecondition
+        "Время записи прошло"
+        "The visitor is too late for the slot, or it is too late to cancel";
+    BOOKINGS_LIMIT FailedPrecondition
+        "Достигнут предел записей на приём"
+        "The queue has as many bookings as it may; details name the bound";
+    SLOT_PAST FailedPrecondition
+        "Это время уже прошло"
+        "The slot is in the past";
+    SLOT_TAKEN FailedPrecondition
+        "Это время уже занято"
+        "Somebody has booked the slot";
+    SLOT_UNKNOWN FailedPrecondition
+        "На это время записаться нельзя"
+        "The service has no slot at this moment; details name the step in minutes";
+    SLOT_TOO_FAR FailedPrecondition
+        "На этот день запись ещё не открыта"
+        "The slot is beyond the horizon of booking; details name the horizon in days";
+    OUTSIDE_LIMIT FailedPrecondition
+        "Достигнут предел сообщений внешней очереди за день"
+        "As many events of outside queues were taken today as may be; details name the bound";
+    OFFICER_NONE FailedPrecondition
+        "В офисе нет сотрудников, которым можно передать дело"
+        "The directory has no officer of the office to whom the case could be given";
+    ATTENDANCE_STALE FailedPrecondition
+        "Сведения о рабочей станции получены от прежнего ведущего узла"
+        "A former leader's word on who attends the window; details name its term and the one that rules";
+    OUTSIDE_FOREIGN PermissionDenied
+        "Этот коннектор не передаёт события внешней очереди в этот офис"
+        "The office's queue settings do not name this connector for the outside system";
+    WORK_LIMIT FailedPrecondition
+        "Достигнут предел распределённых дел офиса"
+        "As many cases of the office are given to officers as may be; details name the bound";
+    PERIOD_UNAVAILABLE FailedPrecondition
+        "За часть этого месяца статистика по дням уже не хранится"
+        "The days of this month are no longer kept apart: ask for the whole month";
+    ASK_UNKNOWN FailedPrecondition
+        "Такой запрос для услуги не предусмотрен"
+        "No process of the service has such an ask; details list those there are";
+    ASK_OPEN FailedPrecondition
+        "Такой запрос уже направлен, ответ ещё не получен"
+        "The same was asked and is not answered yet";
+    ASK_UNSATISFIED FailedPrecondition
+        "Обязательный запрос ещё не исполнен"
+        "A mandatory ask has not succeeded; details name it";
+    REQUEST_WITH_CHANNEL FailedPrecondition
+        "Ответ на этот запрос придёт по каналу"
+        "A channel answers this request; it is not answered by hand while it is open";
+    CHANNEL_UNKNOWN NotFound
+        "Канал не настроен"
+        "There is no such channel";
+    CHANNEL_SETTINGS_INVALID InvalidArgument
+        "Настройки канала содержат ошибки"
+        "Settings of a channel are wrong; details name each key and what was expected";
+    CHANNEL_BUSY FailedPrecondition
+        "Порядок нельзя менять, пока сообщения в работе"
+        "The order is not changed while messages are out: pause the channel first";
+    CHANNEL_FOREIGN PermissionDenied
+        "Этот коннектор не обслуживает канал"
+        "The channel's settings do not name this connector";
+    CHANNEL_DRAINING FailedPrecondition
+        "Канал завершает работу и не принимает новых запросов"
+        "The channel is draining and takes no new requests";
+    CHANNEL_FULL FailedPrecondition
+        "Очередь канала заполнена"
+        "The channel holds as many messages as it may; details name the bound";
+    CALL_TOO_LARGE InvalidArgument
+        "Слишком много сообщений или байтов в одном вызове"
+        "One call brings more than it may; details name the bound";
+    CALL_FULL FailedPrecondition
+        "В этот вызов больше не помещается: повторите в следующем"
+        "What the verdicts before it make fills the commit; bring it in another call";
+    BODY_TOO_LARGE InvalidArgument
+        "Сообщение больше допустимого размера"
+        "A body is larger than it may be; details name the bound";
+    MESSAGE_UNKNOWN NotFound
+        "Такого сообщения в канале нет"
+        "The channel has no such message, or answered it already";
+    MESSAGE_STATE FailedPrecondition
+        "Сообщение в другом состоянии"
+        "The message's state does not allow this; details name the state";
+    DELIVERY_LOST FailedPrecondition
+        "Сообщение уже не за этим коннектором"
+        "The token is not that of the message's newest delivery: it was settled, or handed out anew";
+    LEASE_FOREIGN FailedPrecondition
+        "Сообщение выдано другому коннектору"
+        "Another connector holds the message";
+    PROGRESS_LIMIT FailedPrecondition
+        "Слишком много сообщений о ходе работы"
+        "As many reports of progress as may be were made of this delivery";
+    SUBREQUEST_IMPOSSIBLE FailedPrecondition
+        "Вложенный запрос невозможен"
+        "A request within this request is not possible; details say why";
+    LETTER_ID_REUSED FailedPrecondition
+        "Под этим номером уже пришло другое сообщение"
+        "Another letter came under this outside id";
+    LETTER_UNADDRESSED FailedPrecondition
+        "Неизвестно, к какому делу относится сообщение"
+        "The letter names no case; it is parked for a person";
+    LETTER_UNKNOWN NotFound
+        "Такого входящего сообщения нет"
+        "The channel has no such letter";
+    LETTER_STATE FailedPrecondition
+        "Входящее сообщение в другом состоянии"
+        "The letter's state does not allow this; details name the state";
 }
 
 /// Characters of one detail: enough for any code or list of codes.

@@ -161,6 +161,7 @@ registry! { $
     2 "queue" queue::Queue;
     3 "catalogue" catalogue::Catalogue;
     4 "directory" directory::Directory;
+    5 "channel" channel::Channel;
 }
 
 impl From<Kind> for u8 {

@@ -21,11 +21,25 @@ pub enum Table {
     CaseByState = 3,
     /// Deadline ‖ office, while the deadline runs (R-C2).
     CaseByDeadline = 4,
+    /// Number of a body. The one table whose rows have a value: a body as it was sent or received, with its SHA-256
+    /// (R-I2). See [`crate::entity::Kept`].
+    Body = 32,
+    /// When it was buried ‖ sequence: the dead letters of a channel.
+    ChannelDead = 33,
+    /// When it came ‖ number: letters of a channel that wait for a person.
+    ChannelParked = 34,
 }
 
 impl Table {
-    pub const ALL: &'static [Self] =
-        &[Self::CaseByApplicant, Self::CaseByOffice, Self::CaseByState, Self::CaseByDeadline];
+    pub const ALL: &'static [Self] = &[
+        Self::CaseByApplicant,
+        Self::CaseByOffice,
+        Self::CaseByState,
+        Self::CaseByDeadline,
+        Self::Body,
+        Self::ChannelDead,
+        Self::ChannelParked,
+    ];
 
     pub const fn number(self) -> u16 {
         self as u16
@@ -109,6 +123,30 @@ pub fn case_by_deadline_from(date: Date) -> Vec<u8> {
 pub fn case_by_deadline_office(key: &[u8]) -> Option<&str> {
     let (text, last) = key.get(4..)?.split_at_checked(key.len().checked_sub(5)?)?;
     if last != [0] { None } else { std::str::from_utf8(text).ok() }
+}
+
+/// The key of a body among those of its holder.
+pub fn body(number: u64) -> Row {
+    row(Table::Body, 8, |key| key.extend_from_slice(&number.to_be_bytes()))
+}
+
+pub fn channel_dead(at_ms: i64, sequence: u64) -> Row {
+    row(Table::ChannelDead, 16, |key| {
+        put_i64(key, at_ms);
+        key.extend_from_slice(&sequence.to_be_bytes());
+    })
+}
+
+pub fn channel_parked(at_ms: i64, number: u64) -> Row {
+    row(Table::ChannelParked, 16, |key| {
+        put_i64(key, at_ms);
+        key.extend_from_slice(&number.to_be_bytes());
+    })
+}
+
+/// The sequence or number in a key of [`Table::ChannelDead`] or [`Table::ChannelParked`] (without the entity).
+pub fn channel_entry(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(8..)?.try_into().ok()?))
 }
 
 /// Year, month and day as four bytes that order like the date.

@@ -38,3 +38,10 @@ pub fn local_hour_ms(date: Date, hour: i8, offset_minutes: i32) -> i64 {
 pub fn plus_days(date: Date, days: i32) -> Date {
     date.saturating_add(jiff::Span::new().days(days))
 }
+
+/// When one calendar year from a moment is over: its date in the office's time, the same date next year (the last of
+/// February where there is none), and that day to its end (Civil Code 192 and 194).
+pub fn year_over_ms(at_ms: i64, offset_minutes: i32) -> i64 {
+    let last = local_date(at_ms, offset_minutes).saturating_add(jiff::Span::new().years(1));
+    local_hour_ms(plus_days(last, 1), 0, offset_minutes)
+}

@@ -28,7 +28,7 @@ use okno_runtime::{
     cell::{AnyCell, CellInput, CellOutput},
     load::cell_of,
 };
-use okno_storage::state::StateStore;
+use okno_storage::{level::FEATURE_LEVEL, state::StateStore};
 use std::{collections::BTreeMap, fs, time::Instant};
 use world::{World, anna, document, settings};
 
@@ -58,7 +58,7 @@ fn cpu() -> BTreeMap<String, u64> {
 
 /// Opens so many cases without a runtime, so that nothing but the store is left of it.
 fn store_of(cases: usize) -> (StateStore, Vec<EntityRef>) {
-    let (env, anna) = (bench::env(), bench::origin("operator", "anna"));
+    let (env, anna) = (bench::env(FEATURE_LEVEL), bench::origin("operator", "anna"));
     let mut store = node::store();
     let first = node::time_commit(1, 1, START_MS).encode().expect("a small commit");
     store.apply(&[node::entry(1, 1, first)], 1).expect("applies");

@@ -88,6 +88,8 @@ pub enum Cause {
     Closed,
     /// A disk fills up: nothing new is begun, or nothing is written at all (rule 10).
     DiskFull,
+    /// The leader is about to go down for want of power: nothing new is begun on it.
+    PowerFailing,
 }
 
 impl Cause {
@@ -104,6 +106,7 @@ impl Cause {
             Self::DeadlinePassed => "DEADLINE_PASSED",
             Self::Closed => "NODE_CLOSED",
             Self::DiskFull => "DISK_FULL",
+            Self::PowerFailing => "POWER_FAILING",
         }
     }
 
@@ -119,7 +122,7 @@ impl Cause {
             Self::Overloaded => 100,
             Self::EntityBusy | Self::EntityRebuilding => 50,
             Self::EntityFailed => 1_000,
-            Self::ClockStep | Self::TargetBacklog | Self::Closed => 1_000,
+            Self::ClockStep | Self::TargetBacklog | Self::Closed | Self::PowerFailing => 1_000,
             Self::DeadlinePassed => 100,
             Self::DiskFull => 2_000,
         }

@@ -3,7 +3,9 @@
 //! A record is a tag (what it is, schema version) and a body; storage frames it with length and checksum
 //! (rule 9). The numbers of all records stand in [`What::number`] and nowhere else. Version 1 of everything is
 //! the domain type itself in bincode with variable-length integers. When a type changes, its old form is frozen
-//! as a struct beside [`decode`], which upcasts; golden files of every version ever written decode for ever.
+//! as a struct beside [`decode`], which upcasts; golden files of every version ever written decode for ever. An enum may
+//! grow at its end within a version: what was written stays as it is, and the new variant says from which feature level
+//! on it may be written (`Entity::level`, `Message::level`), below which nobody meets it.
 
 use bincode::Options;
 use bytes::Bytes;
@@ -31,6 +33,10 @@ pub enum What {
     SystemRoot,
     SystemEvent,
     SystemReply,
+    /// A note on power: [`crate::sys::PowerNote`].
+    PowerNote,
+    /// A body kept beside an entity (`okno_domain::entity::Kept`): SHA-256, then the bytes as they were.
+    Body,
 }
 
 impl What {
@@ -51,6 +57,8 @@ impl What {
             Self::SystemRoot => 0x103,
             Self::SystemEvent => 0x104,
             Self::SystemReply => 0x105,
+            Self::PowerNote => 0x106,
+            Self::Body => 0x107,
         }
     }
 
@@ -104,6 +112,34 @@ fn decode_body<T: DeserializeOwned>(kind: u16, body: &[u8]) -> Result<T, CodecEr
     options().deserialize(body).map_err(|error| CodecError::Malformed { kind, detail: error.to_string() })
 }
 
+/// A body as its row keeps it: SHA-256 and the bytes, as they came.
+pub fn keep(body: &[u8]) -> Bytes {
+    let mut kept = Vec::with_capacity(32 + body.len());
+    kept.extend_from_slice(&okno_domain::exchange::sha256(body));
+    kept.extend_from_slice(body);
+    Bytes::from(kept)
+}
+
+/// The bytes of a kept body, if they are those that were kept.
+pub fn kept(record: &Record) -> Result<Bytes, CodecError> {
+    let kind = What::Body.number();
+    let malformed = |detail: &str| CodecError::Malformed { kind, detail: detail.into() };
+    if record.tag.kind != kind {
+        return Err(CodecError::WrongType { expected: kind, found: record.tag.kind });
+    }
+    if record.tag.version != VERSION {
+        return Err(CodecError::Newer { kind, version: record.tag.version });
+    }
+    if record.body.len() < 32 {
+        return Err(malformed("no hash"));
+    }
+    let bytes = record.body.slice(32..);
+    if okno_domain::exchange::sha256(&bytes) != record.body[..32] {
+        return Err(malformed("the bytes are not those of the hash"));
+    }
+    Ok(bytes)
+}
+
 /// Name of the part that lists an entity's timers; domain part names never begin with this byte.
 pub const TIMERS_PART: &[u8] = b"\x01timers";
 
@@ -141,6 +177,38 @@ pub fn decode_timers(entity: &EntityKey, record: &Record) -> Result<Vec<TimerKey
 /// the feature level allows it (rule 9).
 const WIRE_FORM: u8 = 1;
 
+/// The form that tells the trace a call belongs to: this byte, the length of the trace, the trace, and then the first form.
+const WIRE_FORM_TRACED: u8 = 2;
+
+/// The form of what nodes tell the leader of workstations attached to them (`okno.peer.v1.Attendance`): from level
+/// [`okno_storage::level::QUEUE`] on. It is for the node, not for a gateway.
+pub const WIRE_FORM_ATTENDANCE: u8 = 4;
+
+/// Puts a trace before what was encoded by [`encode_wire`]; one that has no place in the form is left out. For those
+/// that know it: from level [`okno_storage::level::TRACES`] on.
+pub fn with_trace(payload: Bytes, trace: &str) -> Bytes {
+    let Some(length) = u8::try_from(trace.len()).ok().filter(|length| *length > 0) else { return payload };
+    let mut traced = Vec::with_capacity(2 + trace.len() + payload.len());
+    traced.extend_from_slice(&[WIRE_FORM_TRACED, length]);
+    traced.extend_from_slice(trace.as_bytes());
+    traced.extend_from_slice(&payload);
+    Bytes::from(traced)
+}
+
+/// Parts the trace from the first form.
+fn split_trace(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (trace, payload) = bytes
+        .strip_prefix(&[WIRE_FORM_TRACED])?
+        .split_first()
+        .and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)))?;
+    Some((std::str::from_utf8(trace).ok()?, payload))
+}
+
+/// The trace that a forwarded call belongs to.
+pub fn trace_of(bytes: &[u8]) -> Option<&str> {
+    split_trace(bytes).map(|(trace, _)| trace)
+}
+
 /// Encodes what one node's gateway sends to another's. `None`: too large to carry.
 pub fn encode_wire<T: Serialize>(value: &T) -> Option<Bytes> {
     let mut body = Vec::with_capacity(512);
@@ -154,6 +222,7 @@ pub fn encode_wire<T: Serialize>(value: &T) -> Option<Bytes> {
 
 pub fn decode_wire<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let malformed = |detail: String| CodecError::Malformed { kind: 0, detail };
+    let bytes = split_trace(bytes).map_or(bytes, |(_, payload)| payload);
     let (form, body) = bytes.split_first().ok_or_else(|| malformed("empty".into()))?;
     if *form != WIRE_FORM {
         return Err(CodecError::Newer { kind: 0, version: u16::from(*form) });
@@ -163,4 +232,41 @@ pub fn decode_wire<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
         .with_limit(2 * COMMIT_BYTES_MAX as u64)
         .deserialize(body)
         .map_err(|error| malformed(error.to_string()))
+}
+
+/// The form of what nodes ask about deliveries of channels ([`crate::channels::wire`]): from level
+/// [`okno_domain::entity::CHANNELS_LEVEL`] on.
+const WIRE_FORM_CHANNELS: u8 = 3;
+
+/// Encodes a question about deliveries, or what is said to it. `None`: too large to carry.
+pub fn encode_channels<T: Serialize>(value: &T) -> Option<Bytes> {
+    let mut body = Vec::with_capacity(256);
+    body.push(WIRE_FORM_CHANNELS);
+    options().serialize_into(&mut body, value).ok()?;
+    Some(Bytes::from(body))
+}
+
+/// `None`: of another form.
+pub fn decode_channels<T: DeserializeOwned>(bytes: &[u8]) -> Option<Result<T, CodecError>> {
+    bytes.strip_prefix(&[WIRE_FORM_CHANNELS]).map(|body| decode_body(0, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_travels_before_a_call_and_is_no_part_of_it() {
+        let plain = encode_wire(&(7_u64, "seven")).expect("small");
+        assert_eq!(trace_of(&plain), None);
+        let traced = with_trace(plain.clone(), "00-abc-def-01");
+        assert_eq!((traced[0], trace_of(&traced)), (2, Some("00-abc-def-01")));
+        assert_eq!(decode_wire::<(u64, String)>(&traced).expect("readable"), (7, "seven".into()));
+        for unfit in ["", &"x".repeat(256)] {
+            assert_eq!(with_trace(plain.clone(), unfit), plain, "left out");
+        }
+        for cut in 0..traced.len() {
+            assert!(decode_wire::<(u64, String)>(&traced[..cut]).is_err(), "cut at {cut}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ use okno_cluster::{
     api::{Proposer, Role},
 };
 use okno_domain::entity::{EntityRef, Origin, Refusal};
-use okno_storage::commit::EntityKey;
+use okno_storage::{commit::EntityKey, level, state::StateReader};
 use std::{
     sync::{
         Arc,
@@ -72,6 +72,8 @@ struct Inner {
     inboxes: Inboxes,
     proposer: Arc<dyn Proposer>,
     forwarder: Arc<dyn Forwarder>,
+    /// For the replicated feature level.
+    reader: StateReader,
     clock: Clock,
     counters: Counters,
 }
@@ -85,9 +87,10 @@ impl Gateway {
         inboxes: Inboxes,
         proposer: Arc<dyn Proposer>,
         forwarder: Arc<dyn Forwarder>,
+        reader: StateReader,
         clock: Clock,
     ) -> Self {
-        Self(Arc::new(Inner { inboxes, proposer, forwarder, clock, counters: Counters::default() }))
+        Self(Arc::new(Inner { inboxes, proposer, forwarder, reader, clock, counters: Counters::default() }))
     }
 
     /// Carries a command to its entity and tells how it ended, by `call.deadline`.
@@ -95,11 +98,12 @@ impl Gateway {
         let kind = call.target.kind;
         let deadline = call.deadline;
         let attempt = call.attempt.max(1);
+        let trace = call.trace.clone();
         let work = match self.call_work(call) {
             Ok(work) => Arc::new(work),
             Err(refusal) => return self.count(CallResult::Refused(*refusal)),
         };
-        let answer = self.run(&work, attempt, deadline).await;
+        let answer = self.run(&work, attempt, deadline, &trace).await;
         self.count(course::result(kind, answer))
     }
 
@@ -119,7 +123,7 @@ impl Gateway {
             request: Some(request),
             expires_ms,
         }));
-        match self.run(&work, call.attempt.max(1), call.deadline).await {
+        match self.run(&work, call.attempt.max(1), call.deadline, &call.trace).await {
             Answer::Done { reply: Some(record), index } => match course::refusal_in(&record) {
                 None => SystemResult::Done { index },
                 Some(Ok(refusal)) => SystemResult::Refused(refusal),
@@ -135,6 +139,11 @@ impl Gateway {
             Answer::Unknown(reason) => SystemResult::Unknown { reason },
             Answer::Gone => SystemResult::Unknown { reason: "OUTCOME_LOST".into() },
         }
+    }
+
+    /// Turns of each shard so far; all are woken every second, so one that stays the same is stuck.
+    pub fn shard_turns(&self) -> Vec<u64> {
+        self.0.inboxes.iter().map(|inbox| inbox.turns.load(Ordering::Relaxed)).collect()
     }
 
     pub fn figures(&self) -> GatewayFigures {
@@ -164,7 +173,7 @@ impl Gateway {
     }
 
     /// One call over as many attempts as are safe within its deadline.
-    async fn run(&self, work: &Arc<Work>, first_attempt: u32, deadline: Instant) -> Answer {
+    async fn run(&self, work: &Arc<Work>, first_attempt: u32, deadline: Instant, trace: &str) -> Answer {
         let inner = &*self.0;
         let mut course = Course::new(first_attempt);
         loop {
@@ -174,8 +183,10 @@ impl Gateway {
             let answer = match inner.proposer.role().role {
                 Role::Leader { ready: true } => self.local(work, course.attempt, deadline).await,
                 Role::Follower { leader: Some(leader) } => {
-                    self.forward(leader, work, course.attempt, deadline).await
+                    self.forward(leader, work, (course.attempt, trace), deadline).await
                 }
+                // No leader will ever be heard of here: whoever calls asks another node, and does not wait for that.
+                _ if !inner.proposer.is_open() => Answer::NotApplied(Cause::Closed),
                 Role::Follower { leader: None } | Role::Candidate | Role::Leader { ready: false } => {
                     Answer::NotApplied(Cause::NoLeader)
                 }
@@ -212,10 +223,19 @@ impl Gateway {
         }
     }
 
-    async fn forward(&self, to: NodeId, work: &Work, attempt: u32, deadline: Instant) -> Answer {
+    async fn forward(
+        &self,
+        to: NodeId,
+        work: &Work,
+        (attempt, trace): (u32, &str),
+        deadline: Instant,
+    ) -> Answer {
         let left = deadline.saturating_duration_since(Instant::now());
         let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-        let Some(payload) = course::encode(work, attempt, left_ms) else { return course::too_large() };
+        let Some(mut payload) = course::encode(work, attempt, left_ms) else { return course::too_large() };
+        if !trace.is_empty() && self.0.reader.level() >= level::TRACES {
+            payload = codec::with_trace(payload, trace);
+        }
         self.0.counters.forwarded.fetch_add(1, Ordering::Relaxed);
         let answer = tokio::select! {
             answer = self.0.forwarder.forward(to, payload, deadline) => answer,

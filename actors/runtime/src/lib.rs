@@ -7,6 +7,7 @@
 //! - `courier`, `timers` cores of message delivery and of the timer scanner · `depth` bounds between entities
 //! - `intake` the gate of a node that must take in less · `end` why a node cannot go on
 //! - `world` catalogue and directory as applied
+//! - `attendance` which workstations attend their windows · `channels` the clocks of deliveries to connectors, and who is attached
 //! - `shell` actix actors and tasks around the cores; the only module that imports actix
 //! - `gateway` where calls enter, `course` its pure half · `query` reads · `runtime` puts it all together
 //!
@@ -17,8 +18,10 @@
     reason = "replicated and simulated code visits things in an order that a seed repeats"
 )]
 
+pub mod attendance;
 pub mod call;
 pub mod cell;
+pub mod channels;
 pub mod codec;
 pub mod courier;
 pub mod course;

@@ -5,14 +5,16 @@
 use crate::{
     codec::{self, What},
     load::{LoadedState, load_state, unreadable},
-    sys::{QUARANTINE_ENTITY, QUARANTINES_MAX, SysEvent},
+    sys::{OwnEvent, POWER_ENTITY, PowerNote, QUARANTINE_ENTITY, QUARANTINES_MAX, SysEvent, WITH_EVENTS},
     work::{entity_key, entity_ref},
     world::{World, Worlds},
 };
+use bytes::Bytes;
 use jiff::civil::Date;
 use okno_domain::{
     case::{Case, State},
-    entity::{Entity, EntityRef, Origin, Principal},
+    entity::{Entity, EntityRef, Origin, Principal, Row},
+    exchange::BodyRef,
     queue::Queue,
     registry::{AnyEvent, Kind, Registered},
     rows::{self, ApplicantKey, Table},
@@ -25,6 +27,7 @@ use okno_storage::{
 };
 use std::sync::Arc;
 use tokio::sync::broadcast;
+use uuid::{NoContext, Timestamp, Uuid};
 
 /// Rows a list looks at for one page at most, so that a filter that matches little cannot read everything: the
 /// page then comes back short, with a place to go on from.
@@ -81,6 +84,15 @@ pub struct HistoryEntry {
     pub commit: CommitId,
     pub origin: Origin,
     pub events: Vec<AnyEvent>,
+}
+
+/// One thing that the cluster did by itself or was told to do, and that the journal keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnHistoryEntry {
+    pub index: u64,
+    pub time_ms: i64,
+    pub origin: Origin,
+    pub events: Vec<OwnEvent>,
 }
 
 /// One applied log entry that moved an entity, for watchers.
@@ -144,6 +156,14 @@ impl Query {
         self.reader.applied()
     }
 
+    /// An id for a call of this node's own, made now by replicated time: a machine's clock that is wrong cannot put it outside
+    /// of what the cluster takes (rule 6).
+    pub fn request_id(&self) -> Uuid {
+        let now_ms = u64::try_from(self.applied().1).unwrap_or(0);
+        let nanos = u32::try_from(now_ms % 1_000).unwrap_or(0) * 1_000_000;
+        Uuid::new_v7(Timestamp::from_unix(NoContext, now_ms / 1_000, nanos))
+    }
+
     /// Slices as they apply on this node. A receiver that lags goes on with [`Query::changes`].
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<AppliedSlice>> {
         self.watchers.subscribe()
@@ -189,6 +209,22 @@ impl Query {
         self.snapshot()?.history(entity, after, limit)
     }
 
+    /// What the journal keeps of the cluster's own entities before log index `before`, newest first.
+    pub fn own_history(&self, before: u64, limit: usize) -> Result<Vec<OwnHistoryEntry>, StorageError> {
+        self.snapshot()?.own_history(before, limit)
+    }
+
+    /// The last note on power; none: there never was one, and all is well.
+    pub fn power_note(&self) -> Result<Option<PowerNote>, StorageError> {
+        let key = own_key(POWER_ENTITY);
+        let Some(row) = self.snapshot()?.view.last_of(&key)? else { return Ok(None) };
+        let Some(record) = row.events.last() else { return Ok(None) };
+        match OwnEvent::decode(record).map_err(|error| unreadable(&key, &error))? {
+            OwnEvent::Power(note) => Ok(Some(note)),
+            OwnEvent::System(_) => Ok(None),
+        }
+    }
+
     /// The journal behind log index `after`; looks at `limit` entries.
     pub fn changes(&self, after: u64, limit: usize) -> Result<Changes, StorageError> {
         self.snapshot()?.changes(after, limit)
@@ -202,17 +238,35 @@ impl Query {
     pub fn quarantines(&self, limit: usize) -> Result<Vec<(EntityKey, String)>, StorageError> {
         self.snapshot()?.view.quarantines(limit)
     }
+
+    /// How many messages were buried, at most `limit`.
+    pub fn dead_letters(&self, limit: usize) -> Result<usize, StorageError> {
+        Ok(self.snapshot()?.view.dead_letters(None, limit)?.len())
+    }
 }
 
 /// Reads that agree with each other.
 pub struct Snapshot {
-    view: StateView,
+    pub(crate) view: StateView,
     pub applied_index: u64,
     /// Replicated time.
     pub time_ms: i64,
 }
 
 impl Snapshot {
+    /// A body as it was kept, proven by its SHA-256 against the row's and the reference's (R-I2). `None`: it is not there,
+    /// or no longer.
+    pub fn body(&self, body: &BodyRef) -> Result<Option<Bytes>, StorageError> {
+        let Ok(holder) = entity_key(&body.holder) else { return Ok(None) };
+        let Row { table, key } = rows::body(body.number);
+        let Some(record) = self.view.row(table.number(), &key, &holder)?.flatten() else { return Ok(None) };
+        let bytes = codec::kept(&record).map_err(|error| unreadable(&holder, &error))?;
+        match body.prove(&bytes) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(disproved) => Err(StorageError::Corrupt { what: "body", detail: disproved.to_string() }),
+        }
+    }
+
     /// An entity by its id within its kind.
     pub fn entity<E: Registered>(&self, id: &str) -> Result<Option<Read<E>>, StorageError> {
         let this = EntityRef { kind: E::KIND, id: id.to_owned() };
@@ -281,6 +335,26 @@ impl Snapshot {
             .collect()
     }
 
+    pub fn own_history(&self, before: u64, limit: usize) -> Result<Vec<OwnHistoryEntry>, StorageError> {
+        let mut rows = Vec::new();
+        for name in WITH_EVENTS {
+            let key = own_key(name);
+            for row in self.view.recent(&key, before, limit)? {
+                let events: Result<Vec<_>, _> = row.events.iter().map(OwnEvent::decode).collect();
+                let events = events.map_err(|error| unreadable(&key, &error))?;
+                rows.push(OwnHistoryEntry {
+                    index: row.index,
+                    time_ms: row.time_ms,
+                    origin: origin(&row),
+                    events,
+                });
+            }
+        }
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.index));
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
     pub fn changes(&self, after: u64, limit: usize) -> Result<Changes, StorageError> {
         let rows = self.view.journal(after, limit)?;
         let through = rows.last().map_or(after.max(self.applied_index), |row| row.index);
@@ -338,7 +412,7 @@ impl Snapshot {
 
     /// When an entity was last quarantined. The row that closes it keeps the reason alone; the journal has the time.
     fn quarantined_ms(&self, key: &EntityKey) -> Result<Option<i64>, StorageError> {
-        let keeper = EntityKey::parse(QUARANTINE_ENTITY).expect("names of system entities are well-formed");
+        let keeper = own_key(QUARANTINE_ENTITY);
         let (mut after, mut last) = (0, None);
         for _ in 0..QUARANTINE_PAGES_MAX {
             let rows = self.view.history(&keeper, after, QUARANTINE_PAGE)?;
@@ -359,6 +433,11 @@ impl Snapshot {
         // More than anybody looks through for a date: none is better than an old one.
         Ok(None)
     }
+}
+
+/// The key of one of the cluster's own entities.
+fn own_key(name: &str) -> EntityKey {
+    EntityKey::parse(name).expect("names of system entities are well-formed")
 }
 
 /// Who was behind a journal row.

@@ -2,7 +2,11 @@
 
 use crate::{
     call::Answer,
-    cell::{CellEnv, CommitCounter},
+    cell::{CellEnv, CommitCounter, Generation},
+    channels::{
+        Keeper,
+        keeper::{Forwards, KeeperParts},
+    },
     courier::{self, CourierFigures},
     depth::Depths,
     end::End,
@@ -56,6 +60,8 @@ const OWN_MS: u64 = 30_000;
 #[derive(Clone)]
 pub struct RuntimeSettings {
     pub node_id: u64,
+    /// Of the cluster: higher after a restore or a recovery.
+    pub generation: Generation,
     /// Threads that actors run on.
     pub arbiters: usize,
     /// Shards; one per arbiter unless there is a reason.
@@ -74,6 +80,7 @@ impl RuntimeSettings {
         let arbiters = (cores / 4).clamp(1, 8);
         Self {
             node_id,
+            generation: Arc::new(|| 1),
             arbiters,
             shards: u16::try_from(arbiters).unwrap_or(1),
             shard: ShardSettings { resident_max: 100_000, ..ShardSettings::default() },
@@ -128,8 +135,11 @@ pub struct RuntimeFigures {
 pub struct RuntimeHandle {
     pub gateway: Gateway,
     pub query: Query,
+    /// Leases of deliveries, and whom they are asked of.
+    pub channels: Keeper,
     listener: Arc<Listener>,
     shards: Mutex<Shards>,
+    own: Own,
     courier: Arc<CourierTask>,
     scanner: Arc<ScannerTask>,
     depths: Arc<Depths>,
@@ -184,7 +194,8 @@ impl Runtime {
                 worlds: Arc::clone(&worlds),
                 depths: Arc::clone(&depths),
                 counter: CommitCounter::default(),
-                node,
+                node: node.clone(),
+                generation: Arc::clone(&settings.generation),
             }),
             sinks: Arc::new(Sinks {
                 courier: courier_events.clone(),
@@ -209,7 +220,7 @@ impl Runtime {
             reader: reader.clone(),
             proposer: Arc::clone(&proposer),
             inboxes: inboxes.clone(),
-            own,
+            own: own.clone(),
             clock,
             marker_every_ms: settings.marker_every_ms,
             feed: Feed::new(scanner_events.clone()),
@@ -224,8 +235,29 @@ impl Runtime {
             scanner: scanner.feed.clone(),
         });
 
+        let gateway = Gateway::new(
+            inboxes.clone(),
+            Arc::clone(&proposer),
+            Arc::clone(&forwarder),
+            reader.clone(),
+            clock,
+        );
+        let query = Query::new(reader.clone(), worlds, watchers);
+        let channels = Keeper::new(KeeperParts {
+            proposer: Arc::clone(&proposer),
+            forwarder,
+            gateway: gateway.clone(),
+            query: query.clone(),
+            reader,
+            clock,
+            principal: node,
+        });
+
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let made = channels.clone();
+        let run = move || made.clone().run();
+        tasks.spawn(supervise("channel keeper", stop.clone(), Arc::clone(&settings.fatal), run));
         let made = Arc::clone(&courier);
         let run = move || Arc::clone(&made).run();
         tasks.spawn(supervise("courier", stop.clone(), Arc::clone(&settings.fatal), run));
@@ -243,10 +275,12 @@ impl Runtime {
         tasks.close();
 
         Ok(RuntimeHandle {
-            gateway: Gateway::new(inboxes, proposer, forwarder, clock),
-            query: Query::new(reader, worlds, watchers),
+            gateway,
+            query,
+            channels,
             listener,
             shards: Mutex::new(shards),
+            own,
             courier,
             scanner,
             depths,
@@ -262,9 +296,14 @@ impl RuntimeHandle {
         Arc::clone(&self.listener) as _
     }
 
+    /// For what the node itself asks of the cluster.
+    pub fn own(&self) -> Own {
+        self.own.clone()
+    }
+
     /// To be given calls that other nodes forward.
     pub fn forward_handler(&self) -> Arc<dyn ForwardHandler> {
-        Arc::new(self.gateway.clone())
+        Arc::new(Forwards { keeper: self.channels.clone(), gateway: self.gateway.clone() })
     }
 
     pub fn figures(&self) -> RuntimeFigures {
@@ -416,6 +455,13 @@ impl ApplyListener for Listener {
         }
         // No watcher is no error.
         let _nobody = self.watchers.send(Arc::clone(slice));
+    }
+
+    fn installed(&self, index: u64) {
+        // Courier and scanner run on a leader alone, which installs nothing, and read storage when they begin.
+        self.worlds.require(index);
+        let slice = AppliedSlice { first: index, last: index, ..AppliedSlice::default() };
+        let _nobody = self.watchers.send(Arc::new(slice));
     }
 }
 

@@ -20,7 +20,7 @@ use okno_storage::{
     state::{StateView, StoredEntity},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// State of a system entity: how much it has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,38 @@ pub enum SysEvent {
     LevelRaised { level: u32 },
 }
 
+/// How a node is supplied; one that is not named in a [`PowerNote`] is on mains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PowerState {
+    OnBattery,
+    /// The battery is low, or cannot be relied on: the node has left or is about to.
+    Failing,
+}
+
+/// What the journal keeps of the whole cluster's power: written when it changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PowerNote {
+    /// Nodes that are not on mains; all others are.
+    pub short: BTreeMap<u64, PowerState>,
+    pub russian: String,
+    pub english: String,
+}
+
+impl PowerNote {
+    /// The operation that writes it. `None`: larger than any commit.
+    pub fn op(&self) -> Option<SystemOp> {
+        codec::encode(What::PowerNote, self).map(|record| SystemOp::Note { record })
+    }
+}
+
+/// The entity that notes on power belong to. Notes on anything else would have one of their own.
+pub const POWER_ENTITY: &str = "sys/power";
+
+/// Entities whose events the journal keeps for people.
+pub const WITH_EVENTS: [&str; 4] = [QUARANTINE_ENTITY, BURY_ENTITY, LEVEL_ENTITY, POWER_ENTITY];
+const BURY_ENTITY: &str = "sys/bury";
+const LEVEL_ENTITY: &str = "sys/level";
+
 const FOUNDING: &str = "sys/founding";
 
 /// Name of the entity an operation belongs to.
@@ -45,10 +77,11 @@ pub fn entity_of(op: &SystemOp) -> &'static str {
         SystemOp::Found { .. } => FOUNDING,
         SystemOp::Quarantine { .. } | SystemOp::Release { .. } => QUARANTINE_ENTITY,
         SystemOp::PurgeRequests { .. } => "sys/purge",
-        SystemOp::BuryMessage { .. } => "sys/bury",
+        SystemOp::BuryMessage { .. } => BURY_ENTITY,
         SystemOp::Marker => "sys/marker",
-        SystemOp::Level { .. } => "sys/level",
+        SystemOp::Level { .. } => LEVEL_ENTITY,
         SystemOp::Time => "sys/time",
+        SystemOp::Note { .. } => POWER_ENTITY,
     }
 }
 
@@ -71,19 +104,41 @@ pub fn key_of(op: &SystemOp) -> EntityKey {
     EntityKey::parse(entity_of(op)).expect("names of system entities are well-formed")
 }
 
-fn event_of(op: &SystemOp) -> Option<SysEvent> {
-    match op {
+/// The journal's record of an operation, if it has one. `None`: it is larger than a commit.
+fn event_of(op: &SystemOp) -> Option<Option<Record>> {
+    let event = match op {
         SystemOp::Quarantine { entity, reason } => {
-            Some(SysEvent::Quarantined { entity: entity.to_string(), reason: reason.clone() })
+            SysEvent::Quarantined { entity: entity.to_string(), reason: reason.clone() }
         }
-        SystemOp::Release { entity } => Some(SysEvent::Released { entity: entity.to_string() }),
-        SystemOp::BuryMessage { message, reason } => Some(SysEvent::MessageBuried {
+        SystemOp::Release { entity } => SysEvent::Released { entity: entity.to_string() },
+        SystemOp::BuryMessage { message, reason } => SysEvent::MessageBuried {
             source: message.source.to_string(),
             target: message.target.to_string(),
             reason: reason.clone(),
-        }),
-        SystemOp::Level { level } => Some(SysEvent::LevelRaised { level: *level }),
-        SystemOp::Found { .. } | SystemOp::PurgeRequests { .. } | SystemOp::Marker | SystemOp::Time => None,
+        },
+        SystemOp::Level { level } => SysEvent::LevelRaised { level: *level },
+        SystemOp::Note { record } => return Some(Some(record.clone())),
+        SystemOp::Found { .. } | SystemOp::PurgeRequests { .. } | SystemOp::Marker | SystemOp::Time => {
+            return Some(None);
+        }
+    };
+    codec::encode(What::SystemEvent, &event).map(Some)
+}
+
+/// A journal record of the cluster's own, read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnEvent {
+    System(SysEvent),
+    Power(PowerNote),
+}
+
+impl OwnEvent {
+    pub fn decode(record: &Record) -> Result<Self, CodecError> {
+        if record.tag.kind == What::PowerNote.number() {
+            codec::decode(What::PowerNote, record).map(Self::Power)
+        } else {
+            codec::decode(What::SystemEvent, record).map(Self::System)
+        }
     }
 }
 
@@ -164,8 +219,11 @@ impl SysCell {
     }
 
     /// Why the operation cannot be done as things stand.
-    fn hindrance(&self, op: &SystemOp) -> Option<Refusal> {
+    fn hindrance(&self, op: &SystemOp, at_level: u32) -> Option<Refusal> {
         match op {
+            SystemOp::Note { .. } if at_level < level::NOTES => {
+                Some(level_unsupported(level::NOTES, "the cluster"))
+            }
             SystemOp::Release { entity } => {
                 let known = self.quarantines.as_ref()?;
                 (!known.contains(entity)).then(|| not_quarantined(entity))
@@ -190,19 +248,16 @@ impl SysCell {
         let id = CommitId { term: self.term, counter: env.counter.next() };
         let mut events = Vec::new();
         let mut root = None;
-        if let Some(event) = op.and_then(event_of) {
-            events.push(codec::encode(What::SystemEvent, &event)?);
+        if let Some(op) = op
+            && let Some(event) = event_of(op)?
+        {
+            events.push(event);
             let next = SysRoot { events: self.root.events + 1 };
             root =
                 Some(Value { tag: What::SystemRoot.tag(), body: Body::Inline(codec::encode_body(&next)?) });
         }
         let moved = !events.is_empty();
         let commit = Commit {
-            entity: self.key.clone(),
-            term: self.term,
-            id,
-            base: self.head,
-            time_ms,
             origin: Some(CommitOrigin {
                 principal: principal_text(&work.origin),
                 workstation: work.origin.workstation.clone(),
@@ -210,11 +265,6 @@ impl SysCell {
             }),
             events,
             root,
-            parts: Vec::new(),
-            rows: Vec::new(),
-            sent: Vec::new(),
-            consumed: Vec::new(),
-            timers: Vec::new(),
             replies: work
                 .request
                 .iter()
@@ -222,6 +272,7 @@ impl SysCell {
                 .map(|(request, reply)| RememberedReply { request: request.clone(), reply: reply.clone() })
                 .collect(),
             system: op.cloned(),
+            ..Commit::bare(self.key.clone(), id, self.head, time_ms)
         };
         let data = commit.encode_at(env.worlds.level()).ok()?;
         if moved {
@@ -244,7 +295,7 @@ impl SysCell {
 
     /// What one operation comes to. `None`: it does not fit a commit.
     fn step(&mut self, work: &SystemWork, input: &CellInput, env: &CellEnv) -> Option<CellOutput> {
-        if let Some(refusal) = self.hindrance(&work.op) {
+        if let Some(refusal) = self.hindrance(&work.op, env.worlds.level()) {
             if !input.commit_refusal {
                 return Some(CellOutput::Refused {
                     refusal,

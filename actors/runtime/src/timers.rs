@@ -83,6 +83,26 @@ pub enum Effect {
     Marker,
 }
 
+/// Bounds of [`Lateness`]: a timer fires within a tick when all is well; hours mean that nobody led.
+pub const LATE_MS: [u64; 10] = [50, 100, 250, 500, 1_000, 5_000, 30_000, 300_000, 3_600_000, 86_400_000];
+
+/// How late timers fired, by the leader's clock: a histogram with the bounds of [`LATE_MS`], the last place beyond
+/// them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lateness {
+    pub counts: [u64; LATE_MS.len() + 1],
+    pub sum_ms: u64,
+}
+
+impl Lateness {
+    fn count(&mut self, late_ms: i64) {
+        let late_ms = u64::try_from(late_ms).unwrap_or(0);
+        let place = LATE_MS.iter().position(|bound| late_ms <= *bound).unwrap_or(LATE_MS.len());
+        self.counts[place] += 1;
+        self.sum_ms = self.sum_ms.saturating_add(late_ms);
+    }
+}
+
 /// Figures for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TimerFigures {
@@ -91,6 +111,8 @@ pub struct TimerFigures {
     pub fired: u64,
     /// How long the oldest timer in flight is overdue, by the leader's clock.
     pub overdue_ms: i64,
+    /// How late those were that fired.
+    pub late: Lateness,
     pub time_commits: u64,
     pub purges: u64,
     pub markers: u64,
@@ -185,7 +207,10 @@ impl Scanner {
                     self.inserted(&key);
                 }
             }
-            Event::Fired(key, answer) => self.on_fired(key, &answer, now),
+            Event::Fired(key, answer) => {
+                let late_ms = reads.stamp_ms().map(|stamp| stamp - key.due_ms);
+                self.on_fired(key, &answer, now, late_ms);
+            }
             Event::TimeDone => {
                 self.figures.time_commits += 1;
                 self.time_asked_at = None;
@@ -245,13 +270,18 @@ impl Scanner {
         self.next_due_ms = Some(self.next_due_ms.map_or(key.due_ms, |known| known.min(key.due_ms)));
     }
 
-    fn on_fired(&mut self, key: TimerKey, answer: &Answer, now: u64) {
+    fn on_fired(&mut self, key: TimerKey, answer: &Answer, now: u64, late_ms: Option<i64>) {
         if !self.in_flight.remove(&key) {
             return;
         }
         let moved = self.moved.remove(&key);
         match answer {
-            Answer::Done { .. } => self.figures.fired += 1,
+            Answer::Done { .. } => {
+                self.figures.fired += 1;
+                if let Some(late_ms) = late_ms {
+                    self.figures.late.count(late_ms);
+                }
+            }
             Answer::Gone => {}
             // The end of the quarantine it tells of may have been heard of before.
             Answer::Quarantined(_) if moved => {

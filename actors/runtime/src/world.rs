@@ -38,6 +38,8 @@ pub struct Worlds {
     required: AtomicU64,
     /// `None` in tests of pure parts, whose world does not change.
     reader: Option<StateReader>,
+    /// The level of a world without a reader.
+    fixed_level: u32,
     loading: Mutex<()>,
 }
 
@@ -49,12 +51,13 @@ impl Worlds {
             required: AtomicU64::new(world.index),
             current: ArcSwap::from_pointee(world),
             reader: Some(reader),
+            fixed_level: 0,
             loading: Mutex::new(()),
         })
     }
 
-    /// A world that stays as it is.
-    pub fn fixed(catalogue: Catalogue, directory: Directory) -> Self {
+    /// A world that stays as it is, at a feature level.
+    pub fn fixed(catalogue: Catalogue, directory: Directory, level: u32) -> Self {
         Self {
             current: ArcSwap::from_pointee(World {
                 index: 0,
@@ -63,13 +66,14 @@ impl Worlds {
             }),
             required: AtomicU64::new(0),
             reader: None,
+            fixed_level: level,
             loading: Mutex::new(()),
         }
     }
 
     /// The replicated feature level: in which form what is decided may be written (rule 9).
     pub fn level(&self) -> u32 {
-        self.reader.as_ref().map_or(1, StateReader::level)
+        self.reader.as_ref().map_or(self.fixed_level, StateReader::level)
     }
 
     /// From now on nobody is given a world older than `index`.

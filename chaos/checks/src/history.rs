@@ -63,6 +63,15 @@ pub struct Office {
     /// Priority categories.
     #[serde(default)]
     pub categories: BTreeSet<String>,
+    /// How much earlier a visitor without priority must have come than one who has it, to be called first: the office's
+    /// fairness bound, of which every category here has all as its head start. Milliseconds.
+    #[serde(default = "fairness_default_ms")]
+    pub fairness_ms: i64,
+}
+
+/// What an office has that says nothing else: half an hour.
+pub const fn fairness_default_ms() -> i64 {
+    30 * 60 * 1_000
 }
 
 impl Setting {
@@ -364,13 +373,19 @@ pub struct QueueSeen {
 pub struct TicketSeen {
     pub name: TicketName,
     pub priority: bool,
+    /// Since when the visitor waits, in milliseconds since 1970; 0: it was not shown.
+    #[serde(default)]
+    pub since_ms: i64,
+    /// It was taken in the order of release 0.2, in which who has priority was before everybody who has none.
+    #[serde(default)]
+    pub before_all: bool,
     pub phase: Phase,
     /// Cases opened from it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<String>,
 }
 
-/// Where a ticket is; with the window once it was called.
+/// Where a ticket is; with the window once it was called. One that the day's end closed is finished at no window.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {

@@ -49,6 +49,17 @@ catalogue! {
     LevelFirst "level-first" "nothing is written in a form that the replicated level does not allow yet";
     Deterministic "deterministic" "the same seed gives the same trace";
     Restorable "restorable" "what was backed up can be restored, equal, in time";
+    TicketKept "ticket-kept" "no ticket is lost: each is in exactly one state, or in the archive";
+    TicketOnce "ticket-once" "nobody is served twice, and a window has one visitor at most";
+    NumbersUnique "numbers-unique" "numbers are given once per office and day";
+    SlotOnce "slot-once" "a slot is one visitor's";
+    FairTurn "fair-turn" "nobody is passed over beyond the fairness bound";
+    DeferredBack "deferred-back" "who was put off comes back when the time is over, and not before";
+    WindowAttended "window-attended" "a window whose workstation is lost is left in time, gives its visitor back, and is taken up again";
+    AnsweredOnce "answered-once" "a request to a channel is answered once, and its message is in exactly one state until then";
+    TokenNewest "token-newest" "a delivery counts only with its message's newest token";
+    BodiesKept "bodies-kept" "what was sent and received is kept byte for byte";
+    LetterOnce "letter-once" "a letter that comes again is known";
 }
 
 /// Whether an invariant held in one run, and what was seen.

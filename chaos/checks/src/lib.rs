@@ -8,12 +8,15 @@
 //! | [`requests`] | what became of each request, over all calls that named it |
 //! | [`survive`] | what the stores hold in the end against what was told |
 //! | [`linear`], [`models`] | whether an order of the operations exists in which a sequential model answers alike |
+//! | [`hall`], [`exchange`] | what must hold of an office's queue and of channels, judged commit by commit |
 //! | [`report`] | the report of a drill, as JSON |
 //! | [`page`] | reports as a page for people |
 
 #![deny(clippy::iter_over_hash_type, reason = "checks visit things in an order that a seed repeats")]
 
 pub mod examine;
+pub mod exchange;
+pub mod hall;
 pub mod history;
 pub mod invariants;
 pub mod linear;

@@ -44,6 +44,8 @@ pub enum Need {
     FaultyBinary,
     /// `oknoctl` beside `okno`.
     Oknoctl,
+    /// Network UPS Tools: `upsd` and `dummy-ups`.
+    Nut,
 }
 
 impl Need {
@@ -71,6 +73,7 @@ impl Need {
             }),
             Self::FaultyBinary => binary_missing("okno-faulty"),
             Self::Oknoctl => binary_missing("oknoctl"),
+            Self::Nut => crate::harness::ups::missing(),
         }
     }
 }

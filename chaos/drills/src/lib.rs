@@ -13,6 +13,7 @@
 //! | [`limits`] | less of the machine for one process |
 //! | [`net`], [`disk`], [`clock`], [`trace`] | networks, disks, clocks and system calls, and what can be done to them |
 //! | [`fate`] | what became of a node that was given bad data or a bad disk |
+//! | [`programs`] | workstations and connectors as processes of their own |
 //! | [`tools`] | programs of the system, run to their end |
 //! | [`cleanup`] | what must be undone whatever happens |
 //! | [`harness`] | whole clusters of real processes; shared with the tests |
@@ -30,6 +31,7 @@ pub mod limits;
 pub mod live;
 pub mod load;
 pub mod net;
+pub mod programs;
 pub mod runner;
 pub mod tools;
 pub mod trace;

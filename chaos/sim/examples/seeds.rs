@@ -68,8 +68,8 @@ fn main() {
         report.outcomes
     );
     println!(
-        "injected {:?}\nfigures {:?}\npeaks {:?}\nheld {:?}",
-        report.injected, report.figures, report.peaks, report.held
+        "injected {:?}\nfigures {:?}\n{:?}\npeaks {:?}\nheld {:?}",
+        report.injected, report.figures, report.facts, report.peaks, report.held
     );
     println!("failures {} lacks {:?}", report.failures, report.lacks);
     for failed in report.failed.iter().take(40) {

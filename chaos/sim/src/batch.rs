@@ -3,6 +3,7 @@
 use crate::{
     config::{Config, Kind},
     run::{Failure, Run, RunReport},
+    services::Facts,
     watch::Figures,
 };
 use okno_checks::invariants::Invariant;
@@ -51,6 +52,8 @@ pub struct BatchReport {
     /// Runs in which an invariant was judged to hold.
     pub held: BTreeMap<Invariant, u64>,
     pub figures: Figures,
+    /// Of halls and channels.
+    pub facts: Facts,
     /// Name → highest seen and bound.
     pub peaks: BTreeMap<&'static str, (usize, usize)>,
     /// By seed, the first [`FAILURES_MAX`].
@@ -90,6 +93,8 @@ impl BatchReport {
             }
         }
         self.figures.add(&report.figures);
+        self.facts.hall.add(&report.facts.hall);
+        self.facts.exchange.add(&report.facts.exchange);
         if let Some(failure) = report.failure {
             self.failures += 1;
             self.failed.push(Failed { config: report.config, failure });
@@ -119,6 +124,8 @@ impl BatchReport {
             *self.held.entry(id).or_default() += count;
         }
         self.figures.add(&other.figures);
+        self.facts.hall.add(&other.facts.hall);
+        self.facts.exchange.add(&other.facts.exchange);
         for (name, (value, bound)) in other.peaks {
             let peak = self.peaks.entry(name).or_insert((value, bound));
             if value > peak.0 {
@@ -145,6 +152,18 @@ impl BatchReport {
                 .collect();
             if !missing.is_empty() {
                 lacks.push(format!("kinds that never happened: {}", missing.join(", ")));
+            }
+            let (hall, exchange) = (&self.facts.hall, &self.facts.exchange);
+            let seen = [
+                ("visitors served", hall.served),
+                ("visitors returned to the head", hall.to_head),
+                ("deliveries that lapsed", exchange.lapsed),
+                ("messages buried", exchange.buried),
+                ("old tokens", exchange.old_tokens),
+            ];
+            let unseen: Vec<&str> = seen.iter().filter(|(_, n)| *n == 0).map(|(what, _)| *what).collect();
+            if self.kinds.len() == Kind::ALL.len() && !unseen.is_empty() {
+                lacks.push(format!("never seen: {}", unseen.join(", ")));
             }
         }
         let done = self.outcomes.get("done").copied().unwrap_or(0);

@@ -104,6 +104,28 @@ kinds! {
     MissedFeed "missed-feed";
     /// All members digest their rows at a marker.
     Marker "marker";
+    /// The log is kept short from now on: who is away for a moment is sent a copy of the database.
+    CutLog "cut-log";
+    /// A machine joins the cluster as a learner and becomes a voter by itself.
+    Join "join";
+    /// A member is taken out.
+    Leave "leave";
+    /// A member's machine is lost; another one joins under a new id, and the lost one is taken out.
+    Replace "replace";
+    /// A member is away for so long that the log it lacks is cut.
+    Away "away";
+    /// A member needs a copy, and having installed it, at once another one.
+    TwoCopies "two-copies";
+    /// The receiver of a copy ends while it is on its way.
+    CutCopy "cut-copy";
+    /// The end comes while a copy is installed, before `identity` names it.
+    InstallUnnamed "install-unnamed";
+    /// The end comes in the one write of `identity` that names an installed copy.
+    InstallTorn "install-torn";
+    /// The end comes right after `identity` has named an installed copy.
+    InstallNamed "install-named";
+    /// All members but one are given up, and the survivor is made a cluster of its own; others join it.
+    Recover "recover";
     /// An entity under load is closed by quarantine and released at once: commits between the two are fenced, and what
     /// was decided on them must be too.
     CloseAndOpen "close-and-open";

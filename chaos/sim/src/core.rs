@@ -10,11 +10,13 @@ use crate::{
     watch::Watch,
 };
 use okno_checks::invariants::Invariant;
+use okno_cluster::core::retention::Retention;
 use okno_runtime::call::CallResult;
-use okno_storage::commit::EntityKey;
+use okno_storage::{commit::EntityKey, members::Members as MemberTable};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+use uuid::Uuid;
 
 /// One stream of randomness for each concern, so that leaving out one kind of fault changes the others little: a smaller run
 /// that still fails can be found.
@@ -87,6 +89,18 @@ pub struct Core {
     pub clock_bad_until: Vec<u64>,
     /// How calls ended at the node that took them.
     pub outcomes: BTreeMap<&'static str, u64>,
+    /// How much of the log is kept, and for members heard within how many milliseconds.
+    pub retention: (Retention, u64),
+    /// The cluster whose word counts: the one the run began with, or what was recovered of it.
+    pub cluster: Uuid,
+    /// Which cluster each machine's `identity` names.
+    pub of: Vec<Uuid>,
+    /// Machines whose data were removed and made anew under the old id.
+    pub wiped: Vec<bool>,
+    /// Who belongs to the cluster, as far as whoever is furthest has applied.
+    pub table: Arc<MemberTable>,
+    /// Learners that became voters in this event, and by which entry.
+    pub promoted: Vec<(usize, u64)>,
     next_id: u64,
 }
 
@@ -114,6 +128,12 @@ impl Core {
             missed: vec![false; nodes],
             clock_bad_until: vec![0; nodes],
             outcomes: BTreeMap::new(),
+            retention: (Retention { tail: 10_000, bytes_max: 4 << 30 }, 600_000),
+            cluster: Uuid::nil(),
+            of: vec![Uuid::nil(); nodes],
+            wiped: vec![false; nodes],
+            table: Arc::default(),
+            promoted: Vec::new(),
             next_id: 1,
         }
     }
@@ -142,6 +162,18 @@ impl Core {
 
     pub fn at_node(&mut self, node: usize, boot: u32, after_us: u64, what: What) {
         self.queue.push(self.now + after_us, To::Node { node, boot }, what);
+    }
+
+    /// Places of the voters.
+    pub fn voters(&self) -> Vec<usize> {
+        self.table.voters().filter_map(|id| usize::try_from(id - 1).ok()).collect()
+    }
+
+    /// A node has applied a table of members.
+    pub fn members(&mut self, node: usize, table: &Arc<MemberTable>) {
+        if self.of[node] == self.cluster && table.changed_index >= self.table.changed_index {
+            self.table = table.clone();
+        }
     }
 
     pub fn true_ms(&self) -> i64 {
@@ -201,8 +233,23 @@ impl Core {
         self.watch.breach(Invariant::StopsWhenWrong, detail);
     }
 
-    pub fn watch_wiped(&mut self, node: usize) {
-        let detail = format!("node {} joins under its old id though its data were wiped", node + 1);
+    /// `by`: who took it in.
+    pub fn watch_wiped(&mut self, by: usize, node: usize) {
+        let detail =
+            format!("node {} takes in node {} under its old id though its data were wiped", by + 1, node + 1);
+        self.watch.breach(Invariant::StopsWhenWrong, detail);
+    }
+
+    /// A node closes itself because it was removed.
+    pub fn watch_left(&mut self, node: usize) {
+        if !self.table.is_removed(node as u64 + 1) {
+            let detail = format!("node {} takes itself for removed, and is a member", node + 1);
+            self.watch.breach(Invariant::StopsWhenWrong, detail);
+        }
+    }
+
+    pub fn watch_foreign(&mut self, node: usize, from: usize) {
+        let detail = format!("node {} takes in node {}, which is of another cluster", node + 1, from + 1);
         self.watch.breach(Invariant::StopsWhenWrong, detail);
     }
 

@@ -7,10 +7,11 @@
 use crate::{
     config::{Config, Kind},
     core::{End, stream},
-    image,
+    members::Absence,
     queue::{To, What},
     world::World,
 };
+use okno_cluster::core::retention::Retention;
 use okno_storage::commit::{EntityKey, SystemOp};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -44,7 +45,7 @@ struct Planned {
 
 /// How a fault ends, or goes on.
 #[derive(Debug, Clone)]
-enum Undo {
+pub enum Undo {
     /// Links are as they were.
     Links(Vec<(usize, usize)>),
     ClientCut(Vec<(usize, usize)>),
@@ -56,6 +57,17 @@ enum Undo {
     },
     Disk(usize),
     Clock(usize),
+    /// Operators look after the members, so many times more.
+    Tend {
+        looks: u32,
+    },
+    /// A member is away, or back.
+    Absent(Absence),
+    /// A machine of a cluster that was given up comes back, or goes.
+    Ghost {
+        node: usize,
+        over: bool,
+    },
     /// An entity is closed and opened by turns.
     CloseAndOpen {
         entity: EntityKey,
@@ -109,6 +121,11 @@ impl Faults {
         Self { plan, next: 0, under_way: Vec::new(), client_offsets_ms }
     }
 
+    /// Will this run cause faults of the kind, if they can be?
+    pub fn plans(config: &Config, kind: Kind) -> bool {
+        config.kinds.contains(&kind) && stream(config.seed, KINDS_FROM + number(kind)).gen_bool(CHOSEN)
+    }
+
     /// Messages must be remembered to arrive again.
     pub fn wants_old(&self) -> bool {
         self.plan.iter().any(|planned| planned.kind == Kind::Stale)
@@ -120,6 +137,11 @@ impl Faults {
 }
 
 impl World {
+    /// A member is on its way to needing a copy, or to having installed it.
+    pub fn is_somebody_away(&self) -> bool {
+        self.faults.under_way.iter().flatten().any(|undo| matches!(undo, Undo::Absent(_)))
+    }
+
     /// Causes the faults whose step has come.
     pub fn cause_faults(&mut self) {
         while let Some(planned) = self.faults.plan.get(self.faults.next).filter(|p| p.step <= self.steps) {
@@ -136,7 +158,7 @@ impl World {
         }
     }
 
-    fn later(&mut self, after_us: u64, undo: Undo) {
+    pub fn later(&mut self, after_us: u64, undo: Undo) {
         let at = self.w.now + after_us;
         self.faults.under_way.push(Some(undo));
         let place = self.faults.under_way.len() - 1;
@@ -145,7 +167,8 @@ impl World {
 
     /// A node, the leader as often as not.
     fn pick(&self, rng: &mut ChaCha8Rng) -> usize {
-        let any = rng.gen_range(0..self.machines.len());
+        let made: Vec<usize> = (0..self.machines.len()).filter(|n| !self.w.of[*n].is_nil()).collect();
+        let any = made[rng.gen_range(0..made.len())];
         if rng.gen_bool(0.5) { self.ready_leader().unwrap_or(any) } else { any }
     }
 
@@ -212,6 +235,16 @@ impl World {
             _ => {}
         }
         match kind {
+            Kind::Join
+            | Kind::Leave
+            | Kind::Replace
+            | Kind::Recover
+            | Kind::Away
+            | Kind::TwoCopies
+            | Kind::CutCopy
+            | Kind::InstallUnnamed
+            | Kind::InstallTorn
+            | Kind::InstallNamed => self.member_fault(kind, r),
             Kind::Reset => {
                 let (a, b) = self.pair(r)?;
                 self.w.net.break_connection(a, b);
@@ -293,6 +326,12 @@ impl World {
                 self.later(1, Undo::CloseAndOpen { entity, left, pause_us });
                 Some(detail)
             }
+            Kind::CutLog => {
+                let tail = r.gen_range(1..=60);
+                let within_ms = r.gen_range(300..=3_000);
+                self.w.retention = (Retention { tail, bytes_max: r.gen_range(2_000..200_000) }, within_ms);
+                Some(format!("to {tail} entries, kept for who was heard within {within_ms} ms"))
+            }
             Kind::Marker => {
                 let leader = self.ready_leader()?;
                 let live = self.machines[leader].live.as_mut()?;
@@ -363,11 +402,13 @@ impl World {
             return Some(format!("{} h", jump / HOUR_MS));
         }
         // With more than a minority of wrong clocks nobody can tell who is right.
-        let bad = (0..self.machines.len()).filter(|n| *n != node && self.w.clock_bad_until[*n] > self.w.now);
-        if bad.count() + 1 > (self.machines.len() - 1) / 2 && self.machines.len() > 1 {
+        let voters = self.w.voters();
+        let bad = voters.iter().filter(|n| **n != node && self.w.clock_bad_until[**n] > self.w.now);
+        if bad.count() + 1 > voters.len().saturating_sub(1) / 2 && voters.len() > 1 || !voters.contains(&node)
+        {
             return None;
         }
-        if self.machines.len() == 1 && offset_ms > 0 {
+        if voters.len() == 1 && offset_ms > 0 {
             // One voter agrees with itself: its clock is the cluster's, and may not be far ahead of the clients'.
             return None;
         }
@@ -420,7 +461,7 @@ impl World {
                 return Some(format!("n{} slot {slot}", node + 1));
             }
             _ => {
-                if !self.may_damage() {
+                if !self.may_damage() || !self.w.voters().contains(&node) {
                     return None;
                 }
                 let what = self.machines[node].rot(r.r#gen())?;
@@ -429,12 +470,6 @@ impl World {
             }
         }
         Some(format!("n{}", node + 1))
-    }
-
-    /// One more node's data may be lost or wrong: a majority stays whole.
-    fn may_damage(&self) -> bool {
-        let damaged = self.machines.iter().filter(|machine| machine.damaged).count();
-        damaged < (self.machines.len() - 1) / 2
     }
 
     fn process_fault(&mut self, kind: Kind, r: &mut ChaCha8Rng) -> Option<String> {
@@ -451,14 +486,15 @@ impl World {
         self.machines[node].live.as_ref()?;
         match kind {
             Kind::Wipe => {
-                if self.w.tune.from_nothing || !self.may_damage() {
+                // A sole founder needs nobody to begin: made anew under the same cluster id it is a cluster of its own.
+                let votes = self.w.voters().contains(&node) && self.tending.founders.len() > 1;
+                if self.w.tune.from_nothing || !votes || !self.may_damage() {
                     return None;
                 }
                 self.stop(node, End::PowerLost);
-                let mut record = image::record(node, self.machines.len());
-                record.incarnation = uuid::Uuid::from_u128(0xB000 + u128::from(r.r#gen::<u32>()));
+                let record = self.made_anew(node, 0xB000 + u128::from(r.r#gen::<u32>()));
                 self.machines[node].wipe(record);
-                self.w.damaged[node] = true;
+                (self.w.damaged[node], self.w.wiped[node]) = (true, true);
                 self.start_later(node, down);
             }
             Kind::Crash | Kind::PowerLoss => {
@@ -533,6 +569,9 @@ impl World {
                     self.later(pause_us, Undo::CloseAndOpen { entity, left: left - 1, pause_us });
                 }
             }
+            Undo::Tend { looks } => self.tend_on(looks),
+            Undo::Absent(absence) => self.absent_on(absence),
+            Undo::Ghost { node, over } => self.ghost_on(node, over),
             Undo::Disk(node) => self.machines[node].disk.slow_us = None,
             Undo::Clock(node) => self.mend_clock(node),
             Undo::Strobe { node, offset_ms, left, pause_us } => {
@@ -562,6 +601,7 @@ impl World {
         self.faults.next = self.faults.plan.len();
         self.faults.under_way.iter_mut().for_each(|undo| *undo = None);
         self.w.net.heal();
+        self.end_members();
         for node in 0..self.machines.len() {
             self.mend_clock(node);
             self.w.starved_until[node] = 0;

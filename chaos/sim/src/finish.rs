@@ -1,6 +1,13 @@
 //! The end of a run: faults end, clients come to an end, and everything is compared with everything.
 
-use crate::{clients::translate, core::Core, node::Live, port::Clients, world::World};
+use crate::{
+    clients::{exchange::Exchange, hall::StationSeen, places, translate},
+    core::Core,
+    node::Live,
+    port::Clients,
+    services::channels_rest,
+    world::World,
+};
 use okno_checks::{history::Final, invariants::Invariant};
 use okno_storage::{chain_step, error::StorageError, state::JournalEntry};
 use std::collections::BTreeSet;
@@ -8,6 +15,12 @@ use std::collections::BTreeSet;
 /// Virtual time within which everybody must be answered and all nodes equally far, once faults have ended. An election, the
 /// longest pause of the courier (30 s), a shard's question and a client's patience fit into it.
 pub const SETTLE_US: u64 = 120_000_000;
+/// Within so much of it every window knows whether its workstation lives.
+const ATTENDED_US: u64 = 30_000_000;
+/// In the end so much time goes by that whoever was put off is due, and every grace time over.
+const LATER_MS: i64 = (places::PUT_OFF_MINUTES_MAX as i64 + 3) * 60_000;
+/// Replicated time may lag behind the clocks by a minute while nothing happens.
+const LAG_MS: i64 = 62_000;
 /// How often the end is looked for.
 const LOOK_EVERY_US: u64 = 100_000;
 /// Outcome codes of an entry a caller may have been told of: applied, duplicate.
@@ -18,12 +31,17 @@ impl World {
     /// Runs until everything has come to rest. False: it did not in time.
     pub fn settle(&mut self) -> bool {
         self.clients.wind_down();
-        let until = self.w.now + SETTLE_US;
+        let (until, attended) = (self.w.now + SETTLE_US, self.w.now + ATTENDED_US);
+        if self.clients.hall.is_some() {
+            self.pass(LATER_MS);
+        }
         let mut look = self.w.now;
         while self.w.now < until {
             self.step();
             if self.w.now >= look {
                 look = self.w.now + LOOK_EVERY_US;
+                self.tend_members();
+                self.judge_stations(attended);
                 if !self.release() && self.at_rest() {
                     return true;
                 }
@@ -40,7 +58,45 @@ impl World {
     fn at_rest(&self) -> bool {
         self.clients.idle()
             && self.equally_far()
-            && self.ready_leader().is_some_and(|leader| self.drained(leader))
+            && self.members_at_rest()
+            && self.ready_leader().is_some_and(|leader| self.drained(leader) && self.services_rest(leader))
+    }
+
+    /// Windows that do not know yet whether their workstations live.
+    fn unheard_of(&self) -> Vec<StationSeen> {
+        match (&self.w.watch.services, &self.clients.hall) {
+            (Some(services), Some(hall)) => services.unheard_of(hall.stations()),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Windows know in time what became of their workstations (R-R1).
+    fn judge_stations(&mut self, by: u64) {
+        if self.w.now < by || self.w.watch.broken() {
+            return;
+        }
+        let unheard_of = self.unheard_of();
+        if !unheard_of.is_empty() {
+            let seconds = ATTENDED_US / 1_000_000;
+            let detail =
+                format!("{seconds} s after the faults ended the queue does not know of {unheard_of:?}");
+            self.w.watch.breach(Invariant::WindowAttended, detail);
+        }
+    }
+
+    /// Who was put off is back, windows are attended or left, channels are empty.
+    fn services_rest(&self, leader: usize) -> bool {
+        let Some(live) = self.machines[leader].live.as_ref().filter(|_| self.w.watch.services.is_some())
+        else {
+            return true;
+        };
+        let later = self.clients.hall.is_none() || live.reader.applied().1 >= self.w.true_ms() - LAG_MS;
+        let channels = self
+            .clients
+            .exchange
+            .as_ref()
+            .is_none_or(|exchange| channels_rest(&live.reader.view(), exchange.cases()).unwrap_or(false));
+        later && channels && self.unheard_of().is_empty()
     }
 
     /// No message waits and no timer is due.
@@ -57,9 +113,17 @@ impl World {
         if !self.clients.idle() {
             why.push("clients wait".to_owned());
         }
+        if !self.members_at_rest() {
+            let (voters, learners): (Vec<_>, Vec<_>) =
+                (self.w.table.voters().collect(), self.w.table.learners().collect());
+            why.push(format!("members change: voters {voters:?}, learners {learners:?}"));
+        }
         match self.ready_leader() {
             None => why.push("nobody leads".to_owned()),
             Some(leader) if !self.drained(leader) => why.push("messages or due timers wait".to_owned()),
+            Some(leader) if !self.services_rest(leader) => {
+                why.push(format!("hall or channels: {:?}", self.unheard_of()));
+            }
             Some(_) => {}
         }
         for (node, machine) in self.machines.iter().enumerate() {
@@ -78,8 +142,9 @@ impl World {
     /// Compares the stores of all nodes that run with each other and with what was seen.
     pub fn compare(&mut self) {
         let mut digests = BTreeSet::new();
+        let members: Vec<bool> = (0..self.machines.len()).map(|node| self.is_member(node)).collect();
         for machine in &mut self.machines {
-            let Some(live) = &mut machine.live else { continue };
+            let Some(live) = machine.live.as_mut().filter(|live| members[live.ix]) else { continue };
             match judge(live, &mut self.w) {
                 Ok(digest) => {
                     digests.insert((live.applied(), digest));
@@ -87,6 +152,7 @@ impl World {
                 Err(error) => self.w.watch_unreadable(live.ix, &error.to_string()),
             }
         }
+        self.compare_services();
         if digests.len() > 1 {
             let shown: Vec<String> = digests
                 .iter()
@@ -96,11 +162,28 @@ impl World {
         }
     }
 
+    /// Compares what the stores hold of hall and channels with what happened to them.
+    fn compare_services(&mut self) {
+        let Some(mut services) = self.w.watch.services.take() else { return };
+        for node in 0..self.machines.len() {
+            let Some(live) = self.machines[node].live.as_ref().filter(|_| self.is_member(node)) else {
+                continue;
+            };
+            let cases = self.clients.exchange.iter().flat_map(Exchange::cases);
+            let time_ms = live.reader.applied().1;
+            if let Err(error) = services.held(node as u64 + 1, &live.reader.view(), time_ms, cases) {
+                self.w.watch_unreadable(node, &error.to_string());
+            }
+        }
+        self.w.watch.services = Some(services);
+        self.w.watch.judge_services();
+    }
+
     /// What the stores hold, in the checkers' words.
     pub fn finals(&mut self) -> Vec<Final> {
         let mut finals = Vec::new();
         for machine in &self.machines {
-            let Some(live) = &machine.live else { continue };
+            let Some(live) = machine.live.as_ref().filter(|live| self.is_member(live.ix)) else { continue };
             match translate::final_of(live.ix as u64 + 1, &live.reader.view()) {
                 Ok(last) => finals.push(last),
                 Err(error) => self.w.watch_unreadable(live.ix, &error.to_string()),

@@ -43,6 +43,26 @@ pub fn record(node: usize, nodes: usize) -> IdentityRecord {
     }
 }
 
+/// As `okno init --join` makes it, of a cluster with these founders.
+pub fn joining(node: usize, cluster: Uuid, founders: &[Member]) -> IdentityRecord {
+    let mut joins = record(node, 1);
+    (joins.cluster, joins.members) = (cluster, founders.to_vec());
+    joins.later.joined = true;
+    joins
+}
+
+/// Where a node is reached.
+pub fn address(node: usize) -> String {
+    format!("n{}.test:7401", node + 1)
+}
+
+/// A machine on which nothing has been made yet.
+pub fn spare(node: usize) -> Machine {
+    let mut machine = Machine::new(MemoryEngine::new(), record(node, node + 1));
+    machine.gone = true;
+    machine
+}
+
 /// Machines on which `okno init` has run and nothing else.
 pub fn empty(nodes: usize) -> Vec<Machine> {
     (0..nodes).map(|node| Machine::new(MemoryEngine::new(), record(node, nodes))).collect()
@@ -98,7 +118,8 @@ fn make(nodes: usize) -> Image {
             let identity = Identity::open(Box::new(machine.medium.clone())).expect("a sound identity");
             let mut record = identity.record().clone();
             record.sequence = 0;
-            (machine.engine.crash(machine.engine.unsynced()), record)
+            let engine = machine.engine().expect("a sound identity names its database");
+            (engine.crash(engine.unsynced()), record)
         })
         .collect();
     Image { disks }
@@ -114,6 +135,9 @@ pub fn furnish(world: &mut World) {
         }
     };
     run(world, "founded", &mut |world| world.ready_leader().is_some());
+    run(world, "raised to its level", &mut |world| {
+        world.ready_leader().is_some_and(|leader| world.is_raised(leader))
+    });
     for (number, (target, command)) in fixtures::commands().into_iter().enumerate() {
         let leader = world.ready_leader().expect("nothing disturbs a quiet cluster");
         let (machine, w) = (&mut world.machines[leader], &mut world.w);

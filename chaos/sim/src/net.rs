@@ -13,6 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use okno_cluster::transport::{Gossip, Hello};
+use okno_storage::snapshot::Wanted;
 use raft::eraftpb::Message;
 use rand::Rng;
 use std::{
@@ -45,6 +46,29 @@ pub enum Packet {
     },
     /// A hello was refused: another incarnation of the speaker is pinned here.
     Disowned,
+    /// A hello was refused: the speaker was removed.
+    Removed,
+    /// A transfer of a copy begins.
+    CopyBegin {
+        transfer: u64,
+        manifest: Bytes,
+        message: Box<Message>,
+    },
+    /// The receiver wants this next.
+    CopyWanted {
+        transfer: u64,
+        wanted: Wanted,
+    },
+    CopyChunk {
+        transfer: u64,
+        at: Wanted,
+        data: Bytes,
+        crc: u32,
+    },
+    CopyDone {
+        transfer: u64,
+        installed: bool,
+    },
     Forward {
         id: u64,
         payload: Bytes,
@@ -62,6 +86,12 @@ pub enum Packet {
         attempt: port::AttemptId,
         query: Box<dyn port::Query>,
     },
+    /// A program attached to the node says something that is not answered.
+    Word(port::Word),
+    /// A node tells the leader of the workstations attached to it, and how long they count as that.
+    Attendance(Vec<(String, u64)>),
+    /// A node tells the leader what a connector said of its deliveries.
+    Deliveries(okno_runtime::channels::Ask),
     Answer(Box<port::Event>),
 }
 
@@ -83,6 +113,13 @@ impl fmt::Debug for Packet {
             Self::Gossip(gossip) => write!(f, "gossip, applied {}", gossip.applied),
             Self::Hello { .. } => write!(f, "hello"),
             Self::Disowned => write!(f, "refused: another incarnation"),
+            Self::Removed => write!(f, "refused: removed"),
+            Self::CopyBegin { transfer, .. } => write!(f, "copy {transfer} begins"),
+            Self::CopyWanted { transfer, wanted } => write!(f, "copy {transfer} wants {wanted:?}"),
+            Self::CopyChunk { transfer, at, data, .. } => {
+                write!(f, "copy {transfer} {at:?} +{}", data.len())
+            }
+            Self::CopyDone { transfer, installed } => write!(f, "copy {transfer} installed: {installed}"),
             Self::Forward { id, .. } => write!(f, "forward {id}"),
             Self::Forwarded { id, result } => {
                 write!(f, "answer to forward {id}{}", if result.is_none() { ": refused" } else { "" })
@@ -95,6 +132,9 @@ impl fmt::Debug for Packet {
                 )
             }
             Self::Read { attempt, .. } => write!(f, "read, attempt {attempt}"),
+            Self::Word(word) => write!(f, "{word:?}"),
+            Self::Attendance(standing) => write!(f, "attendance {standing:?}"),
+            Self::Deliveries(ask) => write!(f, "{ask:?}"),
             Self::Answer(event) => write!(f, "{event:?}"),
         }
     }
@@ -222,6 +262,11 @@ impl Net {
     pub fn old(&mut self, pick: usize) -> Option<(usize, usize, Message)> {
         let at = pick % self.old.len().max(1);
         self.old.get(at).cloned()
+    }
+
+    /// What was remembered was of a cluster that is no more.
+    pub fn forget(&mut self) {
+        self.old.clear();
     }
 
     fn remember(&mut self, from: usize, to: usize, message: &Message) {
@@ -366,6 +411,15 @@ impl Core {
         let link = *self.net.client(client, node);
         if !link.cut {
             self.arrive(at, End::Client(client), End::Node(node), Some(link.epoch), packet);
+        }
+    }
+
+    /// A client says something that is not answered.
+    pub fn send_word(&mut self, client: usize, node: usize, word: port::Word) {
+        let at = self.now + self.rng.net.gen_range(DELAY_US.0..=DELAY_US.1);
+        let link = *self.net.client(client, node);
+        if !link.cut {
+            self.arrive(at, End::Client(client), End::Node(node), Some(link.epoch), Packet::Word(word));
         }
     }
 

@@ -19,8 +19,25 @@ pub enum Action {
     Command { attempt: AttemptId, node: NodeId, request: Box<CommandRequest> },
     /// A linearizable read at a node: ReadIndex, then `read` on a view of that node's own store.
     Read { attempt: AttemptId, node: NodeId, query: Box<dyn Query> },
+    /// Says something to a node that it does not answer: lost as easily as an attempt. Where nobody listens to it the
+    /// client learns so, as of the attempt [`SAID`].
+    Tell { node: NodeId, word: Word },
+    /// Time goes by: all clocks, the clients' too, move on together by so many milliseconds.
+    Pass { ms: i64 },
     /// Be woken at this virtual time.
     Wake { at_us: u64 },
+}
+
+/// Names no attempt: what was said.
+pub const SAID: AttemptId = 0;
+
+/// What a node hears of the programs that are attached to it. No commit follows at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// A workstation is there: its heartbeat.
+    Here { workstation: String },
+    /// A connector speaks of its deliveries; for the leader's keeper.
+    Deliveries(okno_runtime::channels::Ask),
 }
 
 /// A command as a workstation sends it; the node adds nothing but its own clock.

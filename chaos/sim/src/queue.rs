@@ -32,6 +32,10 @@ pub enum What {
     Watchdog {
         append: u64,
     },
+    /// A copy of the database is taken.
+    Copy,
+    /// Nothing was heard of this transfer of a copy for long enough.
+    CopyPatience(u64),
     /// The wait of a graceful stop is over.
     Halt,
     /// The process ends by a fault.
@@ -71,6 +75,8 @@ impl What {
             Self::Halt => 14,
             Self::Cut(_) => 20,
             Self::Unreachable(_) => 15,
+            Self::Copy => 21,
+            Self::CopyPatience(_) => 22,
             Self::Arrive(_) => 16,
             Self::Client { .. } => 17,
             Self::Start { .. } => 18,

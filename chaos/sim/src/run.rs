@@ -2,6 +2,7 @@
 
 use crate::{
     config::{Config, Kind},
+    services::{Facts, Services},
     watch::Figures,
     world::World,
 };
@@ -16,6 +17,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Once,
 };
+
+/// So many times its steps a run may take for who is away.
+const LONGEST: u64 = 4;
 
 /// Why a run failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub struct RunReport {
     pub outcomes: BTreeMap<String, u64>,
     pub operations: u64,
     pub figures: Figures,
+    /// What was judged of a hall and of channels, in runs that have them.
+    pub facts: Facts,
     /// Every bound that was watched: name, highest seen, bound.
     pub peaks: Vec<(&'static str, usize, usize)>,
     pub verdicts: Vec<Verdict>,
@@ -88,6 +94,7 @@ impl Run {
                 outcomes: BTreeMap::new(),
                 operations: 0,
                 figures: Figures::default(),
+                facts: Facts::default(),
                 peaks: Vec::new(),
                 verdicts: Vec::new(),
                 failure: Some(Failure { invariant: Some(Invariant::NeighboursUnharmed), detail: panic }),
@@ -100,7 +107,11 @@ impl Run {
 
 fn play(config: &Config) -> RunReport {
     let mut world = World::new(config);
-    while world.steps < config.steps && !world.w.watch.broken() {
+    // Who is away comes back first: what it is to meet then needs clients that go on.
+    let longest = LONGEST * config.steps;
+    let goes_on =
+        |world: &World| world.steps < config.steps || world.steps < longest && world.is_somebody_away();
+    while goes_on(&world) && !world.w.watch.broken() {
         world.cause_faults();
         world.step();
     }
@@ -116,9 +127,9 @@ fn play(config: &Config) -> RunReport {
 fn report(config: &Config, mut world: World) -> RunReport {
     let finals = if world.w.watch.broken() { Vec::new() } else { world.finals() };
     let clocks = std::mem::take(&mut world.clocks);
-    let nodes = world.machines.len();
+    let nodes = world.w.tune.nodes;
     let World { mut w, clients, steps, .. } = world;
-    let history = clients.history(&clocks, finals);
+    let history = clients.officers.history(&clocks, finals);
     let mut outcomes = BTreeMap::new();
     for operation in &history.operations {
         let name = match operation.outcome {
@@ -151,6 +162,7 @@ fn report(config: &Config, mut world: World) -> RunReport {
         outcomes,
         operations: history.operations.len() as u64,
         figures: w.watch.figures,
+        facts: w.watch.services.as_ref().map(Services::facts).unwrap_or_default(),
         peaks: w.watch.peaks().collect(),
         verdicts,
         failure,

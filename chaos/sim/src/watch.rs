@@ -3,6 +3,7 @@
 //!
 //! Invariant: `rows` holds what the first node to apply an index made of it, without gaps behind `base`.
 
+use crate::services::{Facts, Services};
 use okno_checks::invariants::{Invariant, Verdict};
 use okno_storage::{
     commit::{Commit, MessageKey, Outcome, SystemOp, TimerChange, TimerKey},
@@ -40,6 +41,8 @@ pub struct Watch {
     breaches: Vec<(Invariant, String)>,
     broken: BTreeSet<Invariant>,
     pub figures: Figures,
+    /// The judges of the run's hall and channels, if it has any.
+    pub services: Option<Services>,
     /// Name → the highest seen and the bound.
     peaks: BTreeMap<&'static str, (usize, usize)>,
 }
@@ -60,6 +63,15 @@ pub struct Figures {
     pub quarantines: u64,
     pub markers: u64,
     pub acknowledged: u64,
+    /// Times the log was cut.
+    pub cuts: u64,
+    /// Copies taken, and installed.
+    pub copies: u64,
+    pub installed: u64,
+    /// Hellos that were refused because they came from the cluster that was given up.
+    pub foreign: u64,
+    /// Changes of members that took effect.
+    pub members: u64,
 }
 
 impl Figures {
@@ -77,6 +89,11 @@ impl Figures {
         self.quarantines += other.quarantines;
         self.markers += other.markers;
         self.acknowledged += other.acknowledged;
+        self.cuts += other.cuts;
+        self.copies += other.copies;
+        self.installed += other.installed;
+        self.foreign += other.foreign;
+        self.members += other.members;
     }
 }
 
@@ -245,6 +262,18 @@ impl Watch {
         for change in &commit.timers {
             self.timer(entry.index, change);
         }
+        if let Some(services) = &mut self.services {
+            services.committed(entry.index, &commit, self.time_ms);
+            self.judge_services();
+        }
+    }
+
+    /// Takes in what the judges of hall and channels have found.
+    pub fn judge_services(&mut self) {
+        let found = self.services.as_mut().map(Services::take_breaches).unwrap_or_default();
+        for (id, detail) in found {
+            self.breach(id, detail);
+        }
     }
 
     fn timer(&mut self, index: u64, change: &TimerChange) {
@@ -333,6 +362,7 @@ impl Watch {
     /// One verdict for each invariant that is judged here.
     pub fn verdicts(&self) -> Vec<Verdict> {
         let f = &self.figures;
+        let Facts { hall, exchange } = self.services.as_ref().map(Services::facts).unwrap_or_default();
         let sound = |id: Invariant| match id {
             Invariant::OneLeader => Some(format!("{} terms had a leader", f.terms)),
             Invariant::SameState => Some(format!("{} entries applied, the same everywhere", self.rows.len())),
@@ -349,6 +379,26 @@ impl Watch {
             Invariant::StopsWhenWrong => Some("no sound node stopped, no damaged one served".into()),
             Invariant::LevelFirst => Some(format!("{} entries in forms their level allows", self.rows.len())),
             Invariant::NeighboursUnharmed => Some("no panic ended a process".into()),
+            Invariant::TicketKept => Some(format!("{} tickets, {} times told of", hall.taken, hall.told)),
+            Invariant::TicketOnce => Some(format!("{} calls, {} visits", hall.called, hall.served)),
+            Invariant::NumbersUnique => Some(format!("{} numbers", hall.taken)),
+            Invariant::SlotOnce => Some(format!("{} slots booked", hall.slots)),
+            Invariant::FairTurn => Some(format!("{} calls", hall.called)),
+            Invariant::DeferredBack => Some(format!("{} came back", hall.came_back)),
+            Invariant::WindowAttended => {
+                Some(format!("{} windows left, {} visitors returned", hall.unattended, hall.to_head))
+            }
+            Invariant::AnsweredOnce => {
+                Some(format!("{} requests, {} answered", exchange.asked, exchange.answered))
+            }
+            Invariant::TokenNewest => Some(format!(
+                "{} deliveries, {} lapsed, {} old tokens refused",
+                exchange.handed, exchange.lapsed, exchange.old_tokens
+            )),
+            Invariant::BodiesKept => Some(format!("{} bodies", exchange.bodies)),
+            Invariant::LetterOnce => {
+                Some(format!("{} letters, {} came again", exchange.letters, exchange.letters_again))
+            }
             _ => None,
         };
         Invariant::ALL

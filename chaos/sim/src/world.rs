@@ -1,20 +1,26 @@
 //! The world of one run: machines, clients, network and faults around one queue of events.
 
 use crate::{
-    clients::{Population, fixtures, workload::Workload},
+    clients::{Population, crowd::Crowd, fixtures, workload::Workload},
     clock::{Clock, START_MS},
-    config::Config,
+    config::{Config, Kind},
     core::{Core, End, Exit},
     faults::Faults,
     image,
+    members::{SPARES, Tending},
     net::{Arrival, End as At, Packet},
     node::{Live, Machine, StartError},
-    port::{Action, Clients, Event},
+    port::{Action, AttemptId, Clients, CommandRequest, Event, SAID},
     queue::{Entry, To, What},
+    services::Services,
     tune::Tune,
 };
 use okno_checks::invariants::Invariant;
+use okno_cluster::status::REASON_REMOVED;
+use okno_storage::level;
 use rand::Rng;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 const _: () = assert!(START_MS == fixtures::START_MS, "nodes and clients agree on when a run begins");
 
@@ -32,8 +38,9 @@ const SAMPLE_EVERY: u64 = 64;
 pub struct World {
     pub w: Core,
     pub machines: Vec<Machine>,
-    pub clients: Population,
+    pub clients: Crowd,
     pub faults: Faults,
+    pub tending: Tending,
     pub seed: u64,
     /// Events handed to cores.
     pub steps: u64,
@@ -42,6 +49,8 @@ pub struct World {
     boots: u32,
     piled: usize,
     starts: Vec<u32>,
+    /// Attempts of who is judged as it goes: (client, attempt) → request.
+    requests: BTreeMap<(usize, AttemptId), Uuid>,
 }
 
 impl World {
@@ -53,15 +62,24 @@ impl World {
         }
         // Asked for even if it is not used: all runs of a process find it made.
         let image = image::image(tune.nodes);
-        let machines = if tune.from_nothing { image::empty(tune.nodes) } else { image.machines() };
-        let nodes: Vec<u64> = (1..=tune.nodes as u64).collect();
-        let clients = Population::new(config.seed, &nodes, workload);
+        let mut machines = if tune.from_nothing { image::empty(tune.nodes) } else { image.machines() };
+        if [Kind::Join, Kind::Replace, Kind::Recover].iter().any(|kind| Faults::plans(config, *kind)) {
+            let places = machines.len()..machines.len() + SPARES;
+            machines.extend(places.map(image::spare));
+        }
+        let places = machines.len();
+        let nodes: Vec<u64> = (1..=places as u64).collect();
+        let officers = Population::new(config.seed, &nodes, workload);
+        let clients = Crowd::draw(config.seed, &nodes, officers);
         let faults = Faults::plan(config, tune.nodes, clients.count());
-        let w = Core::new(config.seed, tune.nodes, clients.count(), tune, config.trace);
+        let w = Core::new(config.seed, places, clients.count(), tune, config.trace);
+        let hall = clients.hall.as_ref().map(|hall| hall.office);
+        let services = Services::new(hall, clients.exchange.is_some());
         let mut world = Self::with(w, machines, clients, faults, config.seed);
         if world.w.tune.from_nothing {
             image::furnish(&mut world);
         }
+        world.w.watch.services = services;
         world.begin_clients();
         world
     }
@@ -71,25 +89,30 @@ impl World {
         let nodes = tune.nodes;
         let workload = Workload { clients: 0, ..Workload::draw(0) };
         let ids: Vec<u64> = (1..=nodes as u64).collect();
-        let clients = Population::new(0, &ids, workload);
+        let clients = Crowd::only(Population::new(0, &ids, workload));
         let w = Core::new(0, nodes, 0, tune, false);
         Self::with(w, image::empty(nodes), clients, Faults::default(), 0)
     }
 
-    fn with(mut w: Core, machines: Vec<Machine>, clients: Population, faults: Faults, seed: u64) -> Self {
+    fn with(mut w: Core, machines: Vec<Machine>, clients: Crowd, faults: Faults, seed: u64) -> Self {
         w.net.keep_old = faults.wants_old();
         let nodes = machines.len();
+        let first = image::record(0, w.tune.nodes);
+        w.cluster = first.cluster;
+        let tending = Tending::new(first.members);
         let mut world = Self {
             w,
             machines,
             clients,
             faults,
+            tending,
             seed,
             steps: 0,
             clocks: Vec::new(),
             boots: 0,
             piled: 0,
             starts: vec![0; nodes],
+            requests: BTreeMap::new(),
         };
         world.note_clocks();
         for node in 0..nodes {
@@ -144,6 +167,7 @@ impl World {
         while let Some(exit) = self.w.exits.pop() {
             self.ended(exit);
         }
+        self.look_at_members();
     }
 
     fn mix(&mut self, tag: u64, at: usize) {
@@ -223,7 +247,16 @@ impl World {
             }
             At::Node(node) => node,
         };
-        let Some(live) = self.machines[node].live.as_mut() else {
+        if let At::Node(from) = arrival.from
+            && !self.is_connected(from, node, &arrival.packet)
+        {
+            return false;
+        }
+        let foreign = self.is_foreign(node);
+        let Some(live) = self.machines[node].live.as_mut().filter(|_| {
+            // Nobody asks a cluster that was given up.
+            !foreign || matches!(arrival.from, At::Node(_))
+        }) else {
             self.nobody_there(node, arrival);
             return false;
         };
@@ -236,17 +269,47 @@ impl World {
             (At::Node(from), Packet::Raft(messages)) => live.messages(w, from as u64 + 1, messages),
             (At::Node(from), Packet::Gossip(gossip)) => live.hear(w, from as u64 + 1, &gossip),
             (At::Node(_), Packet::Hello { hello, answer }) => live.greeted(w, &hello, answer),
+            (
+                At::Node(from),
+                packet @ (Packet::CopyBegin { .. }
+                | Packet::CopyWanted { .. }
+                | Packet::CopyChunk { .. }
+                | Packet::CopyDone { .. }),
+            ) => live.copy_packet(w, from, packet),
             (At::Node(from), Packet::Disowned) => live.disowned(w, from as u64 + 1),
+            (At::Node(_), Packet::Removed) => live.told_removed(w),
             (At::Node(from), Packet::Forward { id, payload }) => live.forwarded(w, from, id, &payload),
             (At::Node(_), Packet::Forwarded { id, result }) => live.forward_answered(w, id, result.as_ref()),
             (At::Client(client), Packet::Command { attempt, request }) => {
                 live.command(w, client, attempt, *request);
             }
             (At::Client(client), Packet::Read { attempt, query }) => live.read(w, client, attempt, query),
+            (At::Client(client), Packet::Word(word)) => {
+                if !live.hear_word(w, word) {
+                    w.broken(client, SAID, false, 2_000);
+                }
+            }
+            (At::Node(_), Packet::Attendance(standing)) => live.told_of_stations(w, standing),
+            (At::Node(_), Packet::Deliveries(ask)) => live.deliveries(w, ask),
             _ => return false,
         }
         self.mix(42, node);
         true
+    }
+
+    /// Is there a connection for this packet? One comes about when both have taken the other's hello. Raft's messages and
+    /// copies of a cluster that was given up are let through all the same, to who must refuse them itself: the new
+    /// cluster remembers the ids of the one it was recovered from.
+    fn is_connected(&self, from: usize, to: usize, packet: &Packet) -> bool {
+        let (sender, receiver) = (&self.machines[from], &self.machines[to]);
+        let took = |machine: &Machine, other: &Machine, place| {
+            machine.live.as_ref().is_none_or(|live| live.has_greeted(place, other.incarnation))
+        };
+        match packet {
+            Packet::Hello { .. } | Packet::Disowned | Packet::Removed => true,
+            Packet::Raft(_) | Packet::CopyBegin { .. } if self.is_foreign(from) => !self.is_foreign(to),
+            _ => took(receiver, sender, from) && took(sender, receiver, to),
+        }
     }
 
     /// The process is down: whoever has a connection to it learns that, if the machine still says so.
@@ -264,6 +327,7 @@ impl World {
             {
                 self.w.broken(client, attempt, false, 2_000);
             }
+            (At::Client(client), Packet::Word(_)) if says_so => self.w.broken(client, SAID, false, 2_000),
             _ => {}
         }
     }
@@ -272,6 +336,13 @@ impl World {
         if self.w.trace.on() && !matches!(event, Event::Awake) {
             let line = format!("client {client} learns {event:?}");
             self.w.trace.say(self.w.now, format_args!("{line}"));
+        }
+        if let Event::Answer { attempt, result, .. } = &event
+            && let Some(request) = self.requests.remove(&(client, *attempt))
+            && let Some(services) = &mut self.w.watch.services
+        {
+            services.answered(request, result);
+            self.w.watch.judge_services();
         }
         let mut actions = Vec::new();
         let wall = self.w.true_ms() + self.faults.client_offset_ms(client);
@@ -283,7 +354,16 @@ impl World {
                     let at = at_us.max(self.w.now + 1);
                     self.w.queue.push(at, To::World, What::Client { client, event });
                 }
+                Action::Tell { node, word } => self.w.send_word(client, node as usize - 1, word),
+                Action::Pass { ms } => self.pass(ms),
                 Action::Command { attempt, node, request } => {
+                    if client >= self.clients.officers.count()
+                        && let Some(services) = &mut self.w.watch.services
+                    {
+                        let CommandRequest { request_id, principal, target, command, .. } = &*request;
+                        services.asked(*request_id, principal, target, command);
+                        self.requests.insert((client, attempt), *request_id);
+                    }
                     let packet = Packet::Command { attempt, request };
                     self.w.send_from_client(client, node as usize - 1, attempt, packet);
                 }
@@ -299,12 +379,18 @@ impl World {
         }
     }
 
+    /// Time goes by: all clocks move on together.
+    pub fn pass(&mut self, ms: i64) {
+        self.w.together_ms += ms;
+        self.note_clocks();
+    }
+
     // Processes.
 
     /// Starts a node's process, if it is down and may run.
     pub fn start(&mut self, node: usize) {
         let machine = &mut self.machines[node];
-        if machine.live.is_some() || machine.gone {
+        if machine.live.is_some() || machine.gone || machine.held {
             return;
         }
         self.boots += 1;
@@ -323,6 +409,9 @@ impl World {
             }
             Err(StartError::Wrong(reason)) => {
                 machine.gone = true;
+                if reason == REASON_REMOVED {
+                    return self.w.watch_left(node);
+                }
                 let damaged = machine.damaged;
                 self.w.watch_quarantine(node, damaged, &format!("at its start: {reason}"));
             }
@@ -345,6 +434,9 @@ impl World {
             if other != node {
                 self.w.net.break_connection(node, other);
                 self.w.net.break_connection(other, node);
+                if let Some(live) = &mut self.machines[other].live {
+                    live.disconnected(node);
+                }
                 if !quiet {
                     self.w.unreachable(other, node, 20_000);
                 }
@@ -402,12 +494,24 @@ impl World {
             let live = machine.live.as_ref().filter(|live| live.is_open() && live.ready())?;
             Some((live.role.term, node))
         };
-        self.machines.iter().enumerate().filter_map(leads).max().map(|(_, node)| node)
+        let own = |(node, _): &(usize, &Machine)| !self.is_foreign(*node);
+        self.machines.iter().enumerate().filter(own).filter_map(leads).max().map(|(_, node)| node)
     }
 
-    /// Every node that runs has applied all there is.
+    /// It counts: it belongs to the cluster.
+    pub fn is_member(&self, node: usize) -> bool {
+        !self.is_foreign(node) && self.w.table.get(node as u64 + 1).is_some()
+    }
+
+    /// The node has applied everything this release may write.
+    pub fn is_raised(&self, node: usize) -> bool {
+        self.machines[node].live.as_ref().is_some_and(|live| live.reader.level() >= level::known())
+    }
+
+    /// Every member that runs has applied all there is.
     pub fn equally_far(&self) -> bool {
-        let mut running = self.machines.iter().filter_map(|m| m.live.as_ref());
+        let mut running =
+            self.machines.iter().filter_map(|m| m.live.as_ref()).filter(|live| self.is_member(live.ix));
         let Some(first) = running.next() else { return false };
         let (index, watermark) = (first.applied(), first.watermark());
         let last = self.w.watch.last();

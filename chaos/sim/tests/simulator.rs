@@ -62,6 +62,13 @@ fn every_invariant_holds_in_a_quick_batch() {
     let f = report.figures;
     let reached = [f.terms, f.sent, f.consumed, f.timers_set, f.timers_fired, f.acknowledged, f.markers];
     assert!(reached.iter().all(|n| *n > 20), "{f:?}");
+    // Halls and channels see what they are there for: visitors who are served or come back, windows that are left, deliveries
+    // that lapse, lies. What is seldom is asked of larger batches (`lacks`).
+    let (hall, exchange) = (report.facts.hall, report.facts.exchange);
+    let reached = [hall.taken, hall.slots, exchange.answered, exchange.letters];
+    assert!(reached.iter().all(|n| *n > 20), "{:?}", report.facts);
+    let fewer = [hall.served, hall.came_back, hall.unattended, exchange.lapsed, exchange.old_tokens];
+    assert!(fewer.iter().all(|n| *n > 0), "{:?}", report.facts);
     assert!(report.outcomes.get("unknown").is_some_and(|n| *n > 20), "{:?}", report.outcomes);
 }
 

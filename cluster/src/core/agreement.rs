@@ -4,7 +4,7 @@
 //! knows who is right, and intake stops everywhere.
 
 use crate::{api::NodeId, status::Point};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Indexes remembered: members that far apart are compared when the slower one gets there, by its own report.
 pub const POINTS_KEPT: usize = 64;
@@ -24,12 +24,20 @@ pub enum Finding {
 pub struct Agreement {
     own: NodeId,
     voters: usize,
+    /// Whose hashes make a majority; `None`: everybody's.
+    only: Option<BTreeSet<NodeId>>,
     points: BTreeMap<u64, BTreeMap<NodeId, [u8; 32]>>,
 }
 
 impl Agreement {
     pub fn new(own: NodeId, voters: usize) -> Self {
-        Self { own, voters, points: BTreeMap::new() }
+        Self { own, voters, only: None, points: BTreeMap::new() }
+    }
+
+    /// The members changed.
+    pub fn set_voters(&mut self, voters: BTreeSet<NodeId>) {
+        self.voters = voters.len();
+        self.only = Some(voters);
     }
 
     /// Notes what a member says, and judges if it is news.
@@ -42,7 +50,7 @@ impl Agreement {
         if said.insert(node, hash) == Some(hash) {
             return None;
         }
-        let finding = judge(self.own, self.voters, index, said);
+        let finding = judge(self.own, self.voters, self.only.as_ref(), index, said);
         while self.points.len() > POINTS_KEPT {
             self.points.pop_first();
         }
@@ -55,10 +63,20 @@ impl Agreement {
     }
 }
 
-fn judge(own: NodeId, voters: usize, index: u64, said: &BTreeMap<NodeId, [u8; 32]>) -> Option<Finding> {
+/// A learner's hash is compared with the voters' and decides nothing.
+fn judge(
+    own: NodeId,
+    voters: usize,
+    only: Option<&BTreeSet<NodeId>>,
+    index: u64,
+    said: &BTreeMap<NodeId, [u8; 32]>,
+) -> Option<Finding> {
     let mut counts: BTreeMap<[u8; 32], usize> = BTreeMap::new();
-    for hash in said.values() {
-        *counts.entry(*hash).or_default() += 1;
+    let mut spoken = 0;
+    for (node, hash) in said {
+        let votes = only.is_none_or(|only| only.contains(node));
+        *counts.entry(*hash).or_default() += usize::from(votes);
+        spoken += usize::from(votes);
     }
     if counts.len() < 2 {
         return None;
@@ -74,7 +92,7 @@ fn judge(own: NodeId, voters: usize, index: u64, said: &BTreeMap<NodeId, [u8; 32
             .find(|(_, hash)| *hash != winner)
             .map(|(node, _)| Finding::Differs { index, node: *node });
     }
-    let silent = voters.saturating_sub(said.len());
+    let silent = voters.saturating_sub(spoken);
     (count + silent < majority).then_some(Finding::Tie { index })
 }
 
@@ -114,6 +132,21 @@ mod tests {
         let mut two = Agreement::new(1, 2);
         two.note(1, (1024, A));
         assert_eq!(two.note(2, (1024, B)), Some(Finding::Tie { index: 1024 }));
+    }
+
+    #[test]
+    fn a_learner_is_compared_and_decides_nothing() {
+        let mut a = Agreement::new(1, 3);
+        a.set_voters([1, 2, 3].into());
+        a.note(1, (1024, A));
+        a.note(4, (1024, B));
+        assert_eq!(a.note(5, (1024, B)), None, "two learners are no majority");
+        assert_eq!(a.note(2, (1024, A)), Some(Finding::Differs { index: 1024, node: 4 }));
+        let mut learner = Agreement::new(4, 3);
+        learner.set_voters([1, 2, 3].into());
+        learner.note(4, (1024, B));
+        learner.note(1, (1024, A));
+        assert_eq!(learner.note(2, (1024, A)), Some(Finding::OwnMinority { index: 1024 }));
     }
 
     #[test]

@@ -18,22 +18,23 @@ pub enum Verdict {
 
 /// What the check needs to know of this node.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub struct Facts {
     pub own: NodeId,
     pub term: u64,
     pub last_index: u64,
     pub leads: bool,
-    pub members: &'a [NodeId],
+    /// The sender is a member, or shook hands and is not removed: this node may not know yet of those added last.
+    pub admitted: bool,
     /// Apply is so far behind that nothing more is taken in (rule 11).
     pub backlog: bool,
 }
 
-pub fn check(from: NodeId, m: &Message, facts: Facts<'_>) -> Verdict {
+pub fn check(from: NodeId, m: &Message, facts: Facts) -> Verdict {
     use Verdict::{Drop, Step};
     if m.from != from || m.to != facts.own || from == facts.own {
         return Drop("sender or receiver is not the link's");
     }
-    if !facts.members.contains(&from) {
+    if !facts.admitted {
         return Drop("sender is not a member");
     }
     let Some(kind) = MessageType::from_i32(m.msg_type) else {

@@ -6,7 +6,7 @@
 
 use crate::api::{NodeId, StampError};
 use okno_storage::planted::{self, Mutant};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A clock not heard for longer does not count.
 pub const HEARD_WITHIN_MS: u64 = 2_000;
@@ -37,6 +37,8 @@ impl Heard {
 #[derive(Debug)]
 pub struct ClockGuard {
     voters: usize,
+    /// Whose clocks count beside our own; `None`: everybody's.
+    only: Option<BTreeSet<NodeId>>,
     heard: BTreeMap<NodeId, Heard>,
 }
 
@@ -69,7 +71,13 @@ impl Verdict {
 
 impl ClockGuard {
     pub fn new(voters: usize) -> Self {
-        Self { voters, heard: BTreeMap::new() }
+        Self { voters, only: None, heard: BTreeMap::new() }
+    }
+
+    /// The members changed.
+    pub fn set_voters(&mut self, voters: BTreeSet<NodeId>) {
+        self.voters = voters.len();
+        self.only = Some(voters);
     }
 
     /// A member said that its clock shows `theirs_ms`. Nonsense is ignored.
@@ -87,8 +95,10 @@ impl ClockGuard {
 
     /// `wall_ms` is what our clock shows now.
     pub fn verdict(&self, wall_ms: i64, now_ms: u64) -> Verdict {
-        let fresh = self.heard.values().filter(|h| fresh(h, now_ms));
-        let mut offsets: Vec<i64> = fresh.map(|h| h.shows(now_ms).saturating_sub(wall_ms)).collect();
+        let voters =
+            self.heard.iter().filter(|(node, _)| self.only.as_ref().is_none_or(|o| o.contains(node)));
+        let fresh = voters.filter(|(_, h)| fresh(h, now_ms));
+        let mut offsets: Vec<i64> = fresh.map(|(_, h)| h.shows(now_ms).saturating_sub(wall_ms)).collect();
         offsets.push(0);
         offsets.sort_unstable();
         let clocks = offsets.len();

@@ -1,12 +1,20 @@
 //! What goes into the driver and what comes out: the whole interface between decision and I/O.
 
+use super::{
+    change::{Configured, Known},
+    snapshots::CopyFacts,
+};
 use crate::{
     api::{Lane, NodeId, Proposal, ProposalOutcome, ReadError, RoleState, Settled},
-    status::TransferError,
+    status::{ChangeError, Changed, TransferError},
 };
 use bytes::Bytes;
-use okno_storage::log::{HardState, LogEntry};
-use raft::eraftpb::Message;
+use okno_storage::{
+    log::{HardState, LogEntry},
+    members::{MemberChange, Members as MemberTable},
+};
+use raft::eraftpb::{ConfChangeV2, Message};
+use std::sync::Arc;
 
 /// Something that happened. All that waits is handed in together: one call of the driver is one turn, and a turn
 /// makes at most one append.
@@ -34,6 +42,44 @@ pub enum Event {
     Transfer {
         ticket: u64,
         to: Option<NodeId>,
+    },
+    /// Change the members, or only say what it would lead to; answered in [`Effects::changes`].
+    Change {
+        ticket: u64,
+        change: MemberChange,
+        dry_run: bool,
+    },
+    /// Apply has reached a configuration entry and waits (rule 11); answered in [`Effects::configured`].
+    Configuration {
+        index: u64,
+        term: u64,
+        change: Box<ConfChangeV2>,
+        /// The table after it.
+        table: Arc<MemberTable>,
+    },
+    /// What is known of other nodes.
+    Known(Box<Known>),
+    /// The copy asked for by [`Effects::take_copy`] is ready to be sent, or could not be taken.
+    Copied(Option<CopyFacts>),
+    /// A copy was sent and installed by `to`, or not.
+    Sent {
+        to: NodeId,
+        installed: bool,
+    },
+    /// A whole copy was received, checked, and waits to be installed under this number.
+    Received {
+        from: NodeId,
+        message: Box<Message>,
+        copy: u64,
+    },
+    /// A copy was offered that holds nothing this node has not applied, and was refused for that; raft's message says which.
+    NotNeeded {
+        from: NodeId,
+        message: Box<Message>,
+    },
+    /// An installed copy says who the members are; comes before its `Persisted`.
+    Installed {
+        table: Arc<MemberTable>,
     },
     /// The encoded founding commit asked for by [`Effects::found`].
     Found {
@@ -101,11 +147,33 @@ impl Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Persist {
     pub sequence: u64,
+    /// A received copy to be installed before the entries are appended; it takes term and vote along.
+    pub install: Option<Install>,
     /// The synced mark of `identity`, lowered because a conflicting tail is cut (design §4).
     pub lower: Option<(u64, u64)>,
-    /// Term and vote, if they changed; synced in `identity` and in the log before a message leaves.
-    pub vote: Option<HardState>,
+    /// What the log keeps beside the entries: term, vote and commit index, if one of them moved. The commit index goes
+    /// along with every append, so that who holds an entry also remembers which changes of members its leader had
+    /// applied when it made it: no campaign by a configuration that the cluster has left behind for good.
+    pub hard_state: Option<HardState>,
+    /// Term or vote changed: they are synced in `identity`, too, before a message leaves.
+    pub voted: bool,
     pub entries: Vec<LogEntry>,
+}
+
+impl Persist {
+    /// Term and vote, if they changed.
+    pub fn vote(&self) -> Option<HardState> {
+        self.hard_state.filter(|_| self.voted)
+    }
+}
+
+/// A copy to be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Install {
+    pub copy: u64,
+    pub index: u64,
+    /// Term and vote as raft has them now.
+    pub vote: (u64, u64),
 }
 
 /// The node must close itself to raft and clients (rule 12).
@@ -129,6 +197,17 @@ pub struct Effects {
     pub reads: Vec<(u64, Vec<ReadRequest>)>,
     pub reads_failed: Vec<(ReadRequest, ReadError)>,
     pub transfers: Vec<(u64, Result<NodeId, TransferError>)>,
+    pub changes: Vec<(u64, Result<Changed, ChangeError>)>,
+    /// Apply waits for this.
+    pub configured: Option<Configured>,
+    /// Somebody lacks entries that were cut away: take a copy, and hand in [`Event::Copied`].
+    pub take_copy: bool,
+    /// Copies to be sent, each to its message's `to`; the message goes along. Answered by [`Event::Sent`].
+    pub send_copies: Vec<Message>,
+    /// The copy that was taken is not needed any more.
+    pub drop_copy: bool,
+    /// Received copies that are not needed.
+    pub discard: Vec<u64>,
     pub role: Option<RoleState>,
     /// To be sent at once.
     pub messages: Vec<Message>,

@@ -3,6 +3,7 @@
 //! Entries that raft asks for to hand them to apply, or to look for configuration changes among them, come
 //! without their data: apply reads the log itself (rule 11), so raft need not copy a megabyte to say "up to here".
 
+use super::snapshots::Copies;
 use okno_storage::{
     error::StorageError as StoreError,
     log::{EntryKind, HardState, LogEntry, LogStore},
@@ -23,15 +24,22 @@ pub type Unreadable = Arc<OnceLock<StoreError>>;
 pub struct LogView {
     log: LogStore,
     initial: RaftState,
+    copies: Copies,
     unreadable: Unreadable,
 }
 
 impl LogView {
     /// `hard_state` is the larger of what `identity` and the database say.
-    pub fn new(log: LogStore, hard_state: HardState, conf_state: ConfState, unreadable: Unreadable) -> Self {
+    pub(super) fn new(
+        log: LogStore,
+        hard_state: HardState,
+        conf_state: ConfState,
+        copies: Copies,
+        unreadable: Unreadable,
+    ) -> Self {
         let hard_state =
             RaftHardState { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit };
-        Self { log, initial: RaftState { hard_state, conf_state }, unreadable }
+        Self { log, initial: RaftState { hard_state, conf_state }, copies, unreadable }
     }
 
     fn unreadable(&self, error: StoreError) -> Error {
@@ -123,8 +131,7 @@ impl Storage for LogView {
         Ok(self.log.last_index())
     }
 
-    /// The log is not cut in this version, so no follower needs a snapshot.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> Result<Snapshot> {
+        self.copies.snapshot(self.log.first_index(), request_index, to)
     }
 }

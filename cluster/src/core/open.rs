@@ -4,17 +4,18 @@
 use super::{
     driver::{Driver, RecoverError, Start, Timing, recover},
     log_view::Unreadable,
-    steps,
+    pins, steps,
 };
 use crate::{
     api::NodeId,
-    status::{REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
+    status::{REASON_REMOVED, REMEDY_NEW_ID, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
 };
 use okno_storage::{
     engine::Engine,
     error::StorageError,
     identity::IdentityRecord,
     log::LogStore,
+    members::Members as MemberTable,
     state::{Genesis, StateStore},
 };
 use prost_raft::Message as _;
@@ -44,6 +45,8 @@ pub struct Opened {
     pub log: LogStore,
     pub state: StateStore,
     pub founded: bool,
+    /// Who belongs to the cluster, as applied; before the founding commit as `okno init` was told.
+    pub table: Arc<MemberTable>,
     /// Set when raft panics because it could not read the log.
     pub unreadable: Unreadable,
     pub driver: Result<Driver, Wrong>,
@@ -59,10 +62,12 @@ pub fn open(
 ) -> Result<Opened, OpenError> {
     let voters: Vec<NodeId> = record.members.iter().map(|m| m.node_id).collect();
     let ascending = voters.windows(2).all(|w| w[0] < w[1]);
-    if !ascending || !voters.contains(&record.node_id) || voters.contains(&0) {
+    let joined = record.later.joined;
+    if !ascending || voters.contains(&record.node_id) == joined || voters.contains(&0) {
         return Err(OpenError::Identity(format!(
-            "node {} must stand in its member list {voters:?}, ascending and without 0",
-            record.node_id
+            "node {} must {}stand in its member list {voters:?}, ascending and without 0",
+            record.node_id,
+            if joined { "not " } else { "" }
         )));
     }
     let log = LogStore::open(engine.clone())?;
@@ -74,13 +79,22 @@ pub fn open(
     let synced = (record.synced_term, record.synced_index);
     let recovered = recover((record.term, record.vote), log.hard_state()?, state.mark().commit, &log, synced);
     let mut wrong = None;
-    if let Some((cluster, members)) = founding {
+    // A restored or recovered cluster goes on with the data, and the first commit, of another.
+    if let Some((cluster, members)) = founding.filter(|_| record.later.genesis.is_none()) {
         let said = members.iter().map(|m| (m.node_id, m.incarnation));
-        if cluster != record.cluster || !said.eq(record.pins.iter().copied()) {
+        let pinned = !(joined && record.pins.is_empty());
+        if cluster != record.cluster || pinned && !said.eq(record.pins.iter().copied()) {
             wrong = Some(
                 "the data's first commit names another cluster or other members than `identity`".to_owned(),
             );
         }
+    }
+    let table = match state.members()? {
+        none if none.current.is_empty() => pins::initial(record),
+        table => table,
+    };
+    if table.is_removed(record.node_id) {
+        return Ok(Opened::removed(log, state, founded));
     }
     let above = steps::level_above(&state.reader());
     let mut newer = above.is_some();
@@ -105,13 +119,13 @@ pub fn open(
                 .map_err(|e| OpenError::Raft(format!("configuration state: {e}")))?;
             let start = Start {
                 id: record.node_id,
-                members: voters,
+                table: table.clone(),
                 log: log.clone(),
                 hard_state,
                 conf_state,
                 applied: state.mark().index,
                 founded,
-                pinned: !record.pins.is_empty(),
+                pinned: !record.pins.is_empty() || joined,
                 synced,
                 boot,
                 unreadable: unreadable.clone(),
@@ -123,5 +137,14 @@ pub fn open(
             remedy: if newer { REMEDY_NEWER_PROGRAM } else { REMEDY_REBUILD },
         }),
     };
-    Ok(Opened { log, state, founded, unreadable, driver })
+    Ok(Opened { log, state, founded, table: Arc::new(table), unreadable, driver })
+}
+
+impl Opened {
+    /// This node has applied its own removal.
+    fn removed(log: LogStore, state: StateStore, founded: bool) -> Self {
+        let wrong = Wrong { reason: REASON_REMOVED.into(), remedy: REMEDY_NEW_ID };
+        let (table, unreadable) = (Arc::default(), Unreadable::default());
+        Self { log, state, founded, table, unreadable, driver: Err(wrong) }
+    }
 }

@@ -2,18 +2,26 @@
 //! so that what it proves is the order production keeps.
 
 use super::{
-    event::{Effects, Persist},
+    change,
+    event::{Effects, Event, Persist},
+    snapshots::CopyFacts,
     table::{Answers, Table},
 };
 use crate::settings::{CHAIN_EVERY, SLICE_BYTES_MAX, SLICE_ENTRIES_MAX, level};
+use bytes::Bytes;
 use okno_storage::{
     commit::{Commit, CommitId, EntityKey, MemberRecord, Origin, Outcome, SystemOp},
     error::StorageError,
     identity::{Identity, IdentityRecord},
     log::{EntryKind, LogEntry, LogStore},
+    members::{MemberChange, Members as MemberTable},
     planted::{self, Mutant},
+    snapshot::{self, Candidate, Manifest, SnapshotError},
     state::{AppliedSlice, StateReader, StateStore},
 };
+use prost_raft::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The entity whose one commit says who the cluster is (rule 14).
@@ -23,12 +31,12 @@ pub const FOUNDING: &str = "sys/founding";
 /// all of it is on stable storage; an error is final (rule 12).
 pub fn persist(identity: &mut Identity, log: &LogStore, persist: Persist) -> Result<(), StorageError> {
     vote(identity, &persist)?;
-    log.persist(persist.entries, persist.vote, true)
+    log.persist(persist.entries, persist.hard_state, true)
 }
 
 /// The first half of [`persist`]: what goes to `identity`.
 pub fn vote(identity: &mut Identity, persist: &Persist) -> Result<(), StorageError> {
-    if persist.lower.is_none() && persist.vote.is_none() {
+    if persist.lower.is_none() && persist.vote().is_none() {
         return Ok(());
     }
     identity.update(|r| {
@@ -36,7 +44,7 @@ pub fn vote(identity: &mut Identity, persist: &Persist) -> Result<(), StorageErr
             (r.synced_term, r.synced_index) = (term, index);
         }
         // The other place of a vote is beside the log; the planted fault leaves both as they were.
-        if let Some(vote) = persist.vote.filter(|_| !planted::is(Mutant::ForgetVote)) {
+        if let Some(vote) = persist.vote().filter(|_| !planted::is(Mutant::ForgetVote)) {
             (r.term, r.vote) = (vote.term, vote.vote);
         }
     })
@@ -73,15 +81,86 @@ pub fn next_slice(state: &StateStore, log: &LogStore, watermark: u64) -> Result<
     // A slice ends where members compare their chains (rule 15).
     let compare = next.next_multiple_of(CHAIN_EVERY);
     let to = watermark.min(compare).min(next + SLICE_ENTRIES_MAX - 1);
-    let entries = log.entries(next, to + 1, SLICE_BYTES_MAX)?;
-    if let Some(entry) = entries.iter().find(|e| e.kind == EntryKind::Configuration) {
-        // The place of membership change: end the batch, let the raft thread change the configuration.
-        return Err(StorageError::Corrupt {
-            what: "log",
-            detail: format!("entry {} changes the members, which are fixed in this version", entry.index),
-        });
+    let mut entries = log.entries(next, to + 1, SLICE_BYTES_MAX)?;
+    if entries.first().is_none_or(|first| first.index != next) {
+        let detail = format!("entry {next} is to be applied and was cut away");
+        return Err(StorageError::Corrupt { what: "log", detail });
+    }
+    // A configuration entry comes alone: the raft thread changes the configuration between two slices (rule 11).
+    if let Some(at) = entries.iter().position(|e| e.kind == EntryKind::Configuration) {
+        entries.truncate(at.max(1));
     }
     Ok(entries)
+}
+
+/// A change of members that apply has reached: what raft and this node have to take over before it is applied.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    pub index: u64,
+    pub term: u64,
+    pub raft: Box<ConfChangeV2>,
+    pub change: MemberChange,
+    /// The table after it.
+    pub table: Arc<MemberTable>,
+}
+
+impl Reached {
+    pub fn event(&self) -> Event {
+        let (index, term) = (self.index, self.term);
+        Event::Configuration { index, term, change: self.raft.clone(), table: self.table.clone() }
+    }
+}
+
+/// What a slice that begins with a configuration entry changes; `None`: nothing, because the table of members refuses it,
+/// here as everywhere.
+pub fn reached(state: &StateStore, entry: &LogEntry) -> Result<Option<Reached>, StorageError> {
+    let corrupt = |detail| StorageError::Corrupt { what: "configuration entry", detail };
+    let (raft, change) = change::decode(&entry.data).map_err(corrupt)?;
+    let table = match state.members()?.with(&change, entry.index) {
+        Ok(table) => Arc::new(table),
+        Err(why) => {
+            tracing::warn!(index = entry.index, %why, "a change of members is not applied");
+            return Ok(None);
+        }
+    };
+    Ok(Some(Reached { index: entry.index, term: entry.term, raft: Box::new(raft), change, table }))
+}
+
+/// Applies a configuration entry, in one batch with what it led to: `None`, nothing.
+pub fn apply_configuration(
+    state: &mut StateStore,
+    entry: &LogEntry,
+    watermark: u64,
+    led_to: Option<(&MemberChange, Bytes)>,
+) -> Result<AppliedSlice, StorageError> {
+    let before = state.mark().conf_state.clone();
+    let slice = state.apply(std::slice::from_ref(entry), watermark)?;
+    match led_to {
+        Some((change, conf_state)) => state.set_configuration(conf_state, Some(change))?,
+        None => state.set_configuration(before, None)?,
+    }
+    Ok(slice)
+}
+
+/// Installs a received copy and appends what follows it (design §4): on the raft thread, with apply standing still.
+pub fn install(
+    candidate: Candidate,
+    identity: &mut Identity,
+    log: &LogStore,
+    state: &mut StateStore,
+    persist: Persist,
+) -> Result<Arc<MemberTable>, SnapshotError> {
+    let vote = persist.install.map_or((0, 0), |install| install.vote);
+    snapshot::install(candidate, identity, log, state, vote, level::known())?;
+    log.persist(persist.entries, persist.hard_state, true)?;
+    Ok(Arc::new(state.members()?))
+}
+
+/// What must be known of a copy taken here.
+pub fn copy_facts(manifest: &Manifest) -> Result<CopyFacts, StorageError> {
+    let conf_state = ConfState::decode(&manifest.conf_state[..])
+        .map_err(|e| StorageError::Corrupt { what: "copy", detail: format!("configuration state: {e}") })?;
+    Ok(CopyFacts { index: manifest.index, term: manifest.term, conf_state })
 }
 
 /// Members compare their chains as of the end of this slice (rule 15).
@@ -95,7 +174,7 @@ pub fn founded(
     state: &StateStore,
     slice: &AppliedSlice,
     cluster: Uuid,
-    pins: &[(u64, Uuid)],
+    pins: Option<&[(u64, Uuid)]>,
 ) -> Result<Option<bool>, StorageError> {
     let here = slice
         .entries
@@ -106,7 +185,8 @@ pub fn founded(
     }
     let Some((said_cluster, members)) = state.reader().view().founding()? else { return Ok(None) };
     let said = members.iter().map(|m| (m.node_id, m.incarnation));
-    Ok(Some(said_cluster == cluster && said.eq(pins.iter().copied())))
+    // Who joined has pinned nobody yet: it takes the founders as they are named here.
+    Ok(Some(said_cluster == cluster && pins.is_none_or(|pins| said.eq(pins.iter().copied()))))
 }
 
 /// The first commit: who the cluster is (rule 14). `None` while an incarnation is not pinned.
@@ -159,22 +239,9 @@ pub fn level_commit(node: u64, term: u64, time_ms: i64, level: u32, asked: u64) 
 
 /// A commit of the cluster's own, with nothing in it yet.
 fn bare(node: u64, term: u64, time_ms: i64) -> Commit {
-    Commit {
-        entity: EntityKey::parse(FOUNDING).expect("a constant in the right form"),
-        term,
-        // The counter's first value; the runtime begins at 1,024.
-        id: CommitId { term, counter: 0 },
-        base: CommitId::NONE,
-        time_ms,
-        origin: Some(Origin { principal: format!("node/{node}"), workstation: String::new(), request: None }),
-        events: Vec::new(),
-        root: None,
-        parts: Vec::new(),
-        rows: Vec::new(),
-        sent: Vec::new(),
-        consumed: Vec::new(),
-        timers: Vec::new(),
-        replies: Vec::new(),
-        system: None,
-    }
+    let entity = EntityKey::parse(FOUNDING).expect("a constant in the right form");
+    // The counter's first value; the runtime begins at 1,024.
+    let id = CommitId { term, counter: 0 };
+    let origin = Origin { principal: format!("node/{node}"), workstation: String::new(), request: None };
+    Commit { origin: Some(origin), ..Commit::bare(entity, id, CommitId::NONE, time_ms) }
 }

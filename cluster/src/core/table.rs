@@ -71,8 +71,20 @@ impl Table {
             };
             out.settled.push(Answer::new(w.lane, w.seq, w.bytes, outcome));
         }
+        self.answer_reads(out);
+    }
+
+    /// A copy at `index` took the place of the slices up to it: what waited for one of them will not be told by it.
+    pub fn jump(&mut self, index: u64, out: &mut Answers) {
+        self.applied = self.applied.max(index);
+        let passed = self.waiters.partition_point(|w| w.index <= index);
+        out.settled.extend(self.waiters.drain(..passed).map(|w| unknown(w, Unknown::LeadershipLost)));
+        self.answer_reads(out);
+    }
+
+    fn answer_reads(&mut self, out: &mut Answers) {
         while let Some(first) = self.reads.first_entry() {
-            if *first.key() > slice.last {
+            if *first.key() > self.applied {
                 break;
             }
             let (index, requests) = first.remove_entry();

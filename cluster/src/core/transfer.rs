@@ -41,15 +41,15 @@ impl Driver {
             return Err(TransferError::Busy);
         }
         if let Some(to) = to {
-            let voter = to != self.id && self.members().contains(&to);
+            let voter = to != self.id && self.table.voters().any(|id| id == to);
             return if voter { Ok(to) } else { Err(TransferError::BadTarget) };
         }
         // The member that lacks least, among those heard lately; the lowest id of equals.
         let progress = self.node.raft.prs();
-        self.members()
-            .iter()
-            .filter(|id| **id != self.id)
-            .filter_map(|id| progress.get(*id).filter(|p| p.recent_active).map(|p| (p.matched, *id)))
+        self.table
+            .voters()
+            .filter(|id| *id != self.id)
+            .filter_map(|id| progress.get(id).filter(|p| p.recent_active).map(|p| (p.matched, id)))
             .max_by_key(|(matched, id)| (*matched, std::cmp::Reverse(*id)))
             .map(|(_, id)| id)
             .ok_or(TransferError::NoTarget)

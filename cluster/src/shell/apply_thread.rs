@@ -9,13 +9,14 @@ use super::{
 };
 use crate::{
     core::{steps, table::Answers},
-    status::{REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
+    status::{REASON_REMOVED, REMEDY_NEW_ID, REMEDY_NEWER_PROGRAM, REMEDY_REBUILD},
 };
 use okno_storage::{
     error::StorageError,
-    log::LogStore,
-    state::{AppliedSlice, StateStore},
+    log::{EntryKind, LogStore},
+    state::{AppliedSlice, StateStore, StateView},
 };
+use parking_lot::Mutex;
 use std::sync::{
     Arc,
     atomic::Ordering::{Acquire, Relaxed, Release},
@@ -24,11 +25,14 @@ use uuid::Uuid;
 
 pub struct ApplyThread {
     pub hub: Arc<Hub>,
-    pub state: StateStore,
+    /// Shared with the raft thread, which takes it over while it installs a copy; else nobody waits for it.
+    pub state: Arc<Mutex<StateStore>>,
     pub log: LogStore,
     /// The founding commit is applied.
     pub founded: bool,
     pub cluster: Uuid,
+    /// Made to join: the founders are pinned as the first commit names them.
+    pub joined: bool,
     /// Digests are computed elsewhere: reading every row would hold apply for seconds.
     pub digests: Digests,
 }
@@ -44,7 +48,7 @@ impl ApplyThread {
             Err(error) => {
                 let newer = matches!(error, StorageError::Newer { .. });
                 self.hub.quarantine(
-                    &format!("entry {} cannot be applied: {error}", self.state.mark().index + 1),
+                    &format!("entry {} cannot be applied: {error}", self.state.lock().mark().index + 1),
                     if newer { REMEDY_NEWER_PROGRAM } else { REMEDY_REBUILD },
                 );
             }
@@ -52,10 +56,13 @@ impl ApplyThread {
     }
 
     fn slices(&mut self) -> Result<(), StorageError> {
-        while let Some(watermark) = self.hub.apply.wait(self.state.mark().index) {
-            let entries = steps::next_slice(&self.state, &self.log, watermark)?;
+        loop {
+            let applied = self.state.lock().mark().index;
+            let Some(watermark) = self.hub.apply.wait(applied) else { return Ok(()) };
+            let installs = self.hub.apply.installs();
             let began = system::monotonic();
-            let slice = Arc::new(self.state.apply(&entries, watermark)?);
+            let Some(slice) = self.slice(watermark, installs)? else { continue };
+            let slice = Arc::new(slice);
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             let count = &self.hub.count;
             count.apply_us.fetch_add(took, Relaxed);
@@ -63,7 +70,38 @@ impl ApplyThread {
             count.applied.fetch_add(slice.entries.len() as u64, Relaxed);
             self.applied(&slice)?;
         }
-        Ok(())
+    }
+
+    /// The next slice, applied; `None`: there is none, or a copy took its place.
+    fn slice(&self, watermark: u64, installs: u64) -> Result<Option<AppliedSlice>, StorageError> {
+        let (entry, reached) = {
+            let mut state = self.state.lock();
+            let entries = steps::next_slice(&state, &self.log, watermark)?;
+            let Some(first) = entries.first() else { return Ok(None) };
+            if first.kind != EntryKind::Configuration {
+                return state.apply(&entries, watermark).map(Some);
+            }
+            match steps::reached(&state, first)? {
+                Some(reached) => (first.clone(), reached),
+                None => return steps::apply_configuration(&mut state, first, watermark, None).map(Some),
+            }
+        };
+        self.hub.push(reached.event());
+        let Some(configured) = self.hub.apply.wait_configured(reached.index, installs) else {
+            return Ok(None);
+        };
+        let mut state = self.state.lock();
+        if state.mark().index + 1 != reached.index {
+            return Ok(None);
+        }
+        let led_to = Some((&reached.change, configured.conf_state));
+        let slice = steps::apply_configuration(&mut state, &entry, watermark, led_to)?;
+        drop(state);
+        tracing::info!(index = reached.index, change = ?reached.change, "the members changed");
+        if reached.table.is_removed(self.hub.own) {
+            self.hub.quarantine(REASON_REMOVED, REMEDY_NEW_ID);
+        }
+        Ok(Some(slice))
     }
 
     /// The state holds the slice: say so, in the order listeners, waiters, raft — so that who gets an answer finds
@@ -82,14 +120,24 @@ impl ApplyThread {
         self.hub.table.lock().settle(slice, &mut answers);
         self.hub.deliver(answers);
         self.hub.inbox.applied(slice.last, self.founded, self.hub.applied_wanted.load(Acquire));
-        if steps::compares(&self.state, slice) {
-            let mark = self.state.mark();
+        // A copy may have been installed since: then there is nothing to compare, and nothing of this moment to digest.
+        let (compares, mark, reader) = {
+            let state = self.state.lock();
+            (steps::compares(&state, slice), state.mark().clone(), state.reader())
+        };
+        if mark.index != slice.last {
+            return Ok(());
+        }
+        if compares {
             let found = self.hub.peers.lock().chain(self.hub.own, (mark.index, mark.chain));
             self.hub.judge(found.into_iter().collect());
         }
         if let Some(index) = slice.marker {
             // The view is of this moment: apply goes on only when it is taken.
-            let view = self.state.reader().view();
+            let view = reader.view();
+            if view.mark()?.index != index {
+                return Ok(());
+            }
             if let Some(passed_over) = self.digests.put(index, view) {
                 self.hub.count.markers_passed_over.fetch_add(1, Relaxed);
                 tracing::warn!(index, passed_over, "markers come faster than rows are digested");
@@ -100,8 +148,18 @@ impl ApplyThread {
 
     /// The first commit must say what is pinned here (rule 14).
     fn look_for_founding(&mut self, slice: &AppliedSlice) -> Result<(), StorageError> {
-        let pins = self.hub.members.lock().pins().unwrap_or_default();
-        if let Some(agrees) = steps::founded(&self.state, slice, self.cluster, &pins)? {
+        let pins = self.hub.members.lock().pins().filter(|_| !self.joined);
+        let found = {
+            let state = self.state.lock();
+            let agrees = steps::founded(&state, slice, self.cluster, pins.as_deref())?;
+            agrees.map(|agrees| Ok::<_, StorageError>((agrees, state.members()?))).transpose()?
+        };
+        if let Some((agrees, table)) = found {
+            if self.joined && agrees {
+                let founders = table.current.iter().filter_map(|m| m.incarnation.map(|i| (m.node_id, i)));
+                self.hub.inbox.pins(founders.collect());
+            }
+            self.hub.set_table(Arc::new(table));
             if !agrees {
                 self.hub.quarantine(
                     "the cluster's first commit names other members than those pinned here",
@@ -115,11 +173,50 @@ impl ApplyThread {
     }
 }
 
+/// Bytes digested between two rests: some milliseconds.
+const DIGEST_PIECE: usize = 256 * 1024;
+/// Rest after each piece, in times that it took. All members digest at the same index and so at the same time, while those who
+/// serve need the processors; a day lies between two digests.
+const DIGEST_RESTS: u32 = 3;
+
+/// Why a digest has no result.
+enum NoDigest {
+    Stopped,
+    Storage(StorageError),
+}
+
+impl From<StorageError> for NoDigest {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+fn digest(hub: &Hub, view: &StateView) -> Result<[u8; 32], NoDigest> {
+    let (mut passed, mut since) = (0, system::monotonic());
+    view.digest_with(&mut |bytes| {
+        passed += bytes;
+        if passed < DIGEST_PIECE {
+            return Ok(());
+        }
+        if hub.stopped.load(Acquire) {
+            return Err(NoDigest::Stopped);
+        }
+        std::thread::sleep(since.elapsed() * DIGEST_RESTS);
+        (passed, since) = (0, system::monotonic());
+        Ok(())
+    })
+}
+
 /// Digests all rows of the views handed in, one after the other.
 pub fn digest_thread(hub: &Hub, views: &Views) {
     while let Some((index, view)) = views.next() {
         let began = system::monotonic();
-        match view.digest() {
+        let digest = match digest(hub, &view) {
+            Ok(hash) => Ok(hash),
+            Err(NoDigest::Stopped) => return,
+            Err(NoDigest::Storage(error)) => Err(error),
+        };
+        match digest {
             Ok(hash) => {
                 tracing::info!(index, hash = %hex::encode(hash), took = ?began.elapsed(), "digest of all rows");
                 let found = hub.peers.lock().digest(hub.own, (index, hash));

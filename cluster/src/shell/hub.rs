@@ -4,6 +4,7 @@
 //! transport is called.
 
 use super::{
+    copies::Copies,
     fatal::Fatal,
     inbox::Inbox,
     peers::{Disagreement, Peers},
@@ -15,16 +16,17 @@ use crate::{
     },
     core::{
         agreement::Finding,
-        clock::{self, Verdict},
+        change::{Configured, Known},
+        clock::{self, HEARD_WITHIN_MS, Verdict},
         event::{Event, ReadId, ReadRequest},
         pins::Members,
         table::{Answers, Table},
     },
     settings::{ClusterSettings, IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, READS_MAX, level},
-    status::{MemberAlarm, NodePhase, TransferError},
+    status::{ChangeError, Changed, MemberAlarm, NodePhase, TransferError},
     transport::{ForwardHandler, Gossip, Transport},
 };
-use okno_storage::state::StateReader;
+use okno_storage::{log::LogStore, members::Members as MemberTable, state::StateReader};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -39,31 +41,64 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
+#[derive(Default)]
+struct ApplyState {
+    watermark: u64,
+    stopped: bool,
+    /// What the configuration entry that apply waits at led to.
+    configured: Option<Configured>,
+    /// Copies installed: what apply had in hand before one counts no more.
+    installs: u64,
+}
+
 /// How far apply may go.
 #[derive(Default)]
 pub struct ApplySignal {
-    state: Mutex<(u64, bool)>,
+    state: Mutex<ApplyState>,
     wake: Condvar,
 }
 
 impl ApplySignal {
-    pub fn raise(&self, watermark: u64) {
-        let mut state = self.state.lock();
-        state.0 = state.0.max(watermark);
-        drop(state);
+    fn change(&self, change: impl FnOnce(&mut ApplyState)) {
+        change(&mut self.state.lock());
         self.wake.notify_one();
     }
+    pub fn raise(&self, watermark: u64) {
+        self.change(|s| s.watermark = s.watermark.max(watermark));
+    }
     pub fn stop(&self) {
-        self.state.lock().1 = true;
-        self.wake.notify_one();
+        self.change(|s| s.stopped = true);
+    }
+    pub fn configured(&self, configured: Configured) {
+        self.change(|s| s.configured = Some(configured));
+    }
+    pub fn installed(&self) {
+        self.change(|s| s.installs += 1);
     }
     /// Waits until there is something beyond `applied`; `None` when stopped.
     pub fn wait(&self, applied: u64) -> Option<u64> {
         let mut state = self.state.lock();
-        while state.0 <= applied && !state.1 {
+        while state.watermark <= applied && !state.stopped {
             self.wake.wait(&mut state);
         }
-        (!state.1).then_some(state.0)
+        (!state.stopped).then_some(state.watermark)
+    }
+    pub fn installs(&self) -> u64 {
+        self.state.lock().installs
+    }
+    /// Waits for what the entry at `index` led to (rule 11); `None` when stopped, or when a copy was installed since
+    /// `installs` were counted.
+    pub fn wait_configured(&self, index: u64, installs: u64) -> Option<Configured> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped || state.installs != installs {
+                return None;
+            }
+            if let Some(configured) = state.configured.take_if(|c| c.index == index) {
+                return Some(configured);
+            }
+            self.wake.wait(&mut state);
+        }
     }
 }
 
@@ -73,6 +108,7 @@ pub struct RaftFacts {
     pub leader: Option<NodeId>,
     pub commit: u64,
     pub last_index: u64,
+    pub first_index: u64,
     pub matches: Vec<(NodeId, u64)>,
 }
 
@@ -106,6 +142,10 @@ pub struct Counters {
     pub markers_passed_over: AtomicU64,
 }
 
+fn ids(table: &MemberTable) -> BTreeSet<NodeId> {
+    table.current.iter().map(|m| m.node_id).collect()
+}
+
 /// Slots of open proposals and reads (rule 11).
 #[derive(Default)]
 pub struct Slots {
@@ -131,12 +171,18 @@ pub struct Hub {
     pub count: Counters,
     pub fatal: Arc<dyn Fatal>,
     pub transport: OnceLock<Arc<dyn Transport>>,
+    /// For readers of the archive; the raft thread alone writes it.
+    pub log: OnceLock<LogStore>,
     pub handler: OnceLock<Arc<dyn ForwardHandler>>,
     pub listeners: RwLock<Vec<Arc<dyn ApplyListener>>>,
     ports: RwLock<BTreeMap<u16, Arc<dyn ShardPort>>>,
     /// Answers awaited by calls of the handle. Never iterated.
     calls: Mutex<HashMap<u64, oneshot::Sender<Result<u64, ReadError>>>>,
     transfers: Mutex<HashMap<u64, oneshot::Sender<Result<NodeId, TransferError>>>>,
+    changes: Mutex<HashMap<u64, oneshot::Sender<Result<Changed, ChangeError>>>>,
+    pub copies: Copies,
+    /// Where transfers of copies run.
+    pub runtime: tokio::runtime::Handle,
     next_id: AtomicU64,
     pub alarms: Mutex<BTreeSet<String>>,
     /// What the node says stands wrong with it; told to the other members.
@@ -147,8 +193,12 @@ pub struct Hub {
     pub founded_here: AtomicBool,
     /// The own disk is full: entries from a leader are not taken in, because they would have to be written.
     pub disk_stopped: AtomicBool,
+    /// Who archives the log has it up to here; `u64::MAX`: nobody does.
+    pub archived: AtomicU64,
     /// The raft thread waits to hear how far apply is.
     pub applied_wanted: AtomicBool,
+    /// Since when this leader can stamp nothing; `u64::MAX`: it can, or does not lead. The raft thread alone uses it.
+    unstamped_since_ms: AtomicU64,
     /// When the append under way began; 0: none.
     pub disk_busy_since_ms: AtomicU64,
     began: Instant,
@@ -163,11 +213,16 @@ pub struct HubParts {
     pub fatal: Arc<dyn Fatal>,
     pub role: RoleState,
     pub phase: NodePhase,
+    pub copies: Copies,
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Hub {
     pub fn new(parts: HubParts) -> Arc<Self> {
-        let voters = parts.members.list().len();
+        let table = parts.members.table().clone();
+        let voters = table.voters().count();
+        let mut peers = Peers::new(parts.own, voters);
+        peers.set_members(&table.voters().collect(), &ids(&table));
         let (applied, _) = parts.reader.applied();
         Arc::new(Self {
             own: parts.own,
@@ -177,7 +232,7 @@ impl Hub {
             table: Mutex::new(Table::new(applied)),
             slots: Slots::default(),
             members: Mutex::new(parts.members),
-            peers: Mutex::new(Peers::new(parts.own, voters)),
+            peers: Mutex::new(peers),
             verdict: Mutex::new(Verdict::alone(voters)),
             role: watch::Sender::new(parts.role),
             phase: watch::Sender::new(parts.phase),
@@ -186,11 +241,15 @@ impl Hub {
             count: Counters::default(),
             fatal: parts.fatal,
             transport: OnceLock::new(),
+            log: OnceLock::new(),
             handler: OnceLock::new(),
             listeners: RwLock::new(Vec::new()),
             ports: RwLock::new(BTreeMap::new()),
             calls: Mutex::new(HashMap::new()),
             transfers: Mutex::new(HashMap::new()),
+            changes: Mutex::new(HashMap::new()),
+            copies: parts.copies,
+            runtime: parts.runtime,
             next_id: AtomicU64::new(1),
             alarms: Mutex::new(BTreeSet::new()),
             own_alarms: Mutex::default(),
@@ -198,7 +257,9 @@ impl Hub {
             intake_stopped: AtomicBool::new(false),
             founded_here: AtomicBool::new(false),
             disk_stopped: AtomicBool::new(false),
+            archived: AtomicU64::new(u64::MAX),
             applied_wanted: AtomicBool::new(false),
+            unstamped_since_ms: AtomicU64::new(u64::MAX),
             disk_busy_since_ms: AtomicU64::new(0),
             began: super::system::monotonic(),
         })
@@ -316,6 +377,8 @@ impl Hub {
             Event::CloseLane(lane) => self.lane_closed(lane, 0),
             Event::Read(request) => self.answer_read(request, Err(ReadError::Closed)),
             Event::Transfer { ticket, .. } => self.answer_transfer(ticket, Err(TransferError::Closed)),
+            Event::Change { ticket, .. } => self.answer_change(ticket, Err(ChangeError::Closed)),
+            Event::Received { copy, .. } => self.copies.discard(copy),
             _ => {}
         }
     }
@@ -360,7 +423,61 @@ impl Hub {
         }
     }
 
+    pub fn await_change(&self) -> (u64, oneshot::Receiver<Result<Changed, ChangeError>>) {
+        let id = self.next_id();
+        let (tell, hear) = oneshot::channel();
+        self.changes.lock().insert(id, tell);
+        (id, hear)
+    }
+    pub fn answer_change(&self, ticket: u64, result: Result<Changed, ChangeError>) {
+        if let Some(waiting) = self.changes.lock().remove(&ticket) {
+            let _ = waiting.send(result);
+        }
+    }
+    pub fn forget_change(&self, ticket: u64) {
+        self.changes.lock().remove(&ticket);
+    }
+
     // Members, clocks, hashes.
+
+    /// The table of members is another one: whom to connect to, whose words count.
+    pub fn set_table(&self, table: Arc<MemberTable>) {
+        self.peers.lock().set_members(&table.voters().collect(), &ids(&table));
+        self.members.lock().set_table(table);
+        self.dial();
+    }
+
+    /// Connects to those that are there now, and to no others.
+    pub fn dial(&self) {
+        let peers = self.members.lock().dial();
+        if let Some(transport) = self.transport.get().filter(|_| self.is_open()) {
+            transport.set_peers(peers);
+        }
+    }
+
+    /// What the driver must know of others.
+    pub fn known(&self) -> Known {
+        let now_ms = self.now_ms();
+        let heard = self.peers.lock().heard(now_ms, HEARD_WITHIN_MS);
+        let level = self.reader.view().level().map_or(1, |level| level.max(1));
+        let members = self.members.lock();
+        Known {
+            level,
+            levels: members.levels().clone(),
+            heard,
+            admitted: members.admitted(),
+            barred: members.barred().clone(),
+            incarnations: members.incarnations().clone(),
+        }
+    }
+
+    /// How far those are that the log is kept for: members, and the archive.
+    pub fn positions(&self) -> Vec<u64> {
+        let within = u64::try_from(self.settings.keep_log_for.as_millis()).unwrap_or(u64::MAX);
+        let mut all = self.peers.lock().positions(self.now_ms(), within);
+        all.extend(Some(self.archived.load(Acquire)).filter(|archived| *archived != u64::MAX));
+        all
+    }
 
     pub fn gossip(&self) -> Gossip {
         let (chains, digest) = self.peers.lock().own_points();
@@ -393,6 +510,19 @@ impl Hub {
                 verdict.alarm(),
             );
         }
+        // After an outage the others' clocks have yet to be heard: that is no alarm.
+        let (now_ms, since) = (self.now_ms(), &self.unstamped_since_ms);
+        let refuses = self.leads() && self.stamp(self.reader.applied().1).is_err();
+        let since_ms = match (refuses, since.load(Relaxed)) {
+            (false, _) => u64::MAX,
+            (true, u64::MAX) => now_ms,
+            (true, before_ms) => before_ms,
+        };
+        since.store(since_ms, Relaxed);
+        self.alarm(
+            "CLOCK_STEP: clocks went more than 10 minutes ahead and no majority of them agrees: changes are refused",
+            now_ms.saturating_sub(since_ms) > HEARD_WITHIN_MS,
+        );
         verdict
     }
 

@@ -15,6 +15,7 @@ struct State {
     messages: usize,
     applied: Option<(u64, bool)>,
     pins: Option<Vec<(u64, Uuid)>>,
+    later_pins: Option<Vec<(u64, Uuid)>>,
     stop: bool,
     closed: bool,
     asleep: bool,
@@ -25,6 +26,8 @@ pub struct Taken {
     pub events: Vec<Event>,
     /// Incarnations to be written to `identity`.
     pub pins: Option<Vec<(u64, Uuid)>>,
+    /// As above, of members that came after the founders.
+    pub later_pins: Option<Vec<(u64, Uuid)>>,
     pub stop: bool,
 }
 
@@ -78,6 +81,10 @@ impl Inbox {
         self.change(true, |s| s.pins = Some(pins));
     }
 
+    pub fn later_pins(&self, pins: Vec<(u64, Uuid)>) {
+        self.change(true, |s| s.later_pins = Some(pins));
+    }
+
     pub fn stop(&self) {
         self.change(true, |s| s.stop = true);
     }
@@ -96,6 +103,7 @@ impl Inbox {
         let mut state = self.state.lock();
         while state.events.is_empty()
             && state.pins.is_none()
+            && state.later_pins.is_none()
             && !state.stop
             && !(wanted && state.applied.is_some())
         {
@@ -110,6 +118,6 @@ impl Inbox {
         if let Some((index, founded)) = state.applied.take() {
             events.push(Event::Applied { index, founded });
         }
-        Taken { events, pins: state.pins.take(), stop: state.stop }
+        Taken { events, pins: state.pins.take(), later_pins: state.later_pins.take(), stop: state.stop }
     }
 }

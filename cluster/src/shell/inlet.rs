@@ -1,15 +1,19 @@
 //! What the transport delivers: handshakes, raft messages, gossip and forwarded calls.
 
-use super::hub::Hub;
+use super::{copies::Copies, hub::Hub};
 use crate::{
     api::NodeId,
     core::event::Event,
-    transport::{ForwardRefusal, Gossip, Hello, Inlet, PeerIdentity, Refusal},
+    status::{REASON_REMOVED, REMEDY_NEW_ID},
+    transport::{ForwardRefusal, Gossip, Hello, Inlet, PeerIdentity, Refusal, SnapshotSink},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use raft::eraftpb::{Message, MessageType};
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Acquire, Relaxed},
+};
 
 impl Inlet for Hub {
     fn hello(&self, to: NodeId) -> Hello {
@@ -34,7 +38,15 @@ impl Inlet for Hub {
             }
         }
         let level = self.reader.level();
-        self.members.lock().greet(hello, level)?;
+        let (news, later) = {
+            let mut members = self.members.lock();
+            let news = members.greet(hello, level)?;
+            (news, members.later_pins())
+        };
+        if news {
+            self.inbox.later_pins(later);
+            self.dial();
+        }
         self.look_at_pins();
         Ok(())
     }
@@ -53,10 +65,23 @@ impl Inlet for Hub {
         }
     }
 
-    fn gossip(&self, from: NodeId, gossip: Gossip) {
+    fn gossip(&self, from: NodeId, gossip: Gossip) -> Result<(), Refusal> {
+        // It may never hear of the entry that removed it: who leads speaks with members alone. Its link ends, and the
+        // handshake of the next one tells it.
+        {
+            let members = self.members.lock();
+            if members.table().is_removed(from) {
+                return Err(Refusal::Removed(from));
+            }
+            // As the table of members says since its hello was taken.
+            if members.barred().contains(&from) {
+                return Err(Refusal::Incarnation(from));
+            }
+        }
         let now_ms = self.now_ms();
         let found = self.peers.lock().hear(from, &gossip, now_ms);
         self.judge(found);
+        Ok(())
     }
 
     fn forward(&self, from: NodeId, payload: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal> {
@@ -81,6 +106,23 @@ impl Inlet for Hub {
                  under a node id that was never used",
             );
         }
+    }
+
+    fn removed(&self, by: NodeId) {
+        tracing::warn!(by, "a member says that this node was removed");
+        self.quarantine(REASON_REMOVED, REMEDY_NEW_ID);
+    }
+
+    fn receive_copy(
+        self: Arc<Self>,
+        from: NodeId,
+        manifest: &[u8],
+        message: &[u8],
+    ) -> Result<Box<dyn SnapshotSink>, String> {
+        if !self.is_open() {
+            return Err("the node is closed".into());
+        }
+        Copies::receive(&self, from, manifest, message)
     }
 
     fn clock_ms(&self) -> i64 {

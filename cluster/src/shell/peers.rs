@@ -24,8 +24,11 @@ pub struct Peers {
     chains: Agreement,
     digests: Agreement,
     newest_digest: BTreeMap<NodeId, Point>,
-    applied: BTreeMap<NodeId, u64>,
+    /// What a member said it had applied, and when on our monotonic clock.
+    applied: BTreeMap<NodeId, (u64, u64)>,
     quarantined: BTreeSet<NodeId>,
+    /// Who belongs to the cluster; `None`: whoever speaks.
+    members: Option<BTreeSet<NodeId>>,
     /// When on our monotonic clock, and what.
     alarms: BTreeMap<NodeId, (u64, Arc<[MemberAlarm]>)>,
 }
@@ -47,14 +50,46 @@ impl Peers {
             newest_digest: BTreeMap::new(),
             applied: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            members: None,
             alarms: BTreeMap::new(),
         }
+    }
+
+    /// The members changed: whose words count, and whose are forgotten.
+    pub fn set_members(&mut self, voters: &BTreeSet<NodeId>, all: &BTreeSet<NodeId>) {
+        self.clocks.set_voters(voters.clone());
+        self.chains.set_voters(voters.clone());
+        self.digests.set_voters(voters.clone());
+        self.applied.retain(|node, _| all.contains(node));
+        self.alarms.retain(|node, _| all.contains(node));
+        self.quarantined.retain(|node| all.contains(node));
+        self.members = Some(all.clone());
+    }
+
+    /// Who was heard within `within_ms`.
+    pub fn heard(&self, now_ms: u64, within_ms: u64) -> BTreeSet<NodeId> {
+        let fresh = self.fresh(now_ms, within_ms).map(|(node, _)| node);
+        fresh.filter(|node| !self.quarantined.contains(node)).collect()
+    }
+
+    /// How far those are that were heard within `within_ms`.
+    pub fn positions(&self, now_ms: u64, within_ms: u64) -> Vec<u64> {
+        self.fresh(now_ms, within_ms).map(|(_, applied)| applied).collect()
+    }
+
+    /// Members heard within `within_ms`, and how far they were. Who is about to join speaks too, and does not count.
+    fn fresh(&self, now_ms: u64, within_ms: u64) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        let said = self.applied.iter().map(|(node, (applied, at))| (*node, *applied, *at));
+        let members = said.filter(|(node, ..)| self.members.as_ref().is_none_or(|all| all.contains(node)));
+        members
+            .filter(move |(.., at)| now_ms.saturating_sub(*at) <= within_ms)
+            .map(|(node, applied, _)| (node, applied))
     }
 
     /// What a member said; `now_ms` is our monotonic clock at that moment.
     pub fn hear(&mut self, from: NodeId, gossip: &Gossip, now_ms: u64) -> Vec<Disagreement> {
         self.clocks.hear(from, gossip.clock_ms, now_ms);
-        self.applied.insert(from, gossip.applied);
+        self.applied.insert(from, (gossip.applied, now_ms));
         if gossip.quarantined {
             self.quarantined.insert(from);
         } else {
@@ -101,7 +136,7 @@ impl Peers {
     }
 
     pub fn applied(&self, node: NodeId) -> Option<u64> {
-        self.applied.get(&node).copied()
+        self.applied.get(&node).map(|(applied, _)| *applied)
     }
 
     /// What members last said stands wrong with them, by node.

@@ -2,15 +2,18 @@
 //! It alone writes the log and `identity`.
 
 use super::{
+    copies::{Copies, Owner},
     fatal::EXIT_IO,
     hub::{APPEND_BOUNDS_US, Hub, RaftFacts},
     system,
 };
 use crate::{
     core::{
+        change::Known,
         driver::Driver,
-        event::{Effects, Event, Persist},
+        event::{Effects, Event, Install, Persist},
         log_view::Unreadable,
+        retention::{self, EntryBytes},
         steps,
         table::Answers,
     },
@@ -18,7 +21,10 @@ use crate::{
     transport::Transport,
 };
 use bytes::Bytes;
-use okno_storage::{error::StorageError, identity::Identity, log::LogStore};
+use okno_storage::{
+    error::StorageError, identity::Identity, log::LogStore, snapshot::SnapshotError, state::StateStore,
+};
+use parking_lot::Mutex;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -39,9 +45,14 @@ pub struct RaftThread {
     pub driver: Driver,
     pub log: LogStore,
     pub identity: Identity,
+    /// The apply thread's; taken over while a copy is installed.
+    pub state: Arc<Mutex<StateStore>>,
     pub transport: Arc<dyn Transport>,
     /// Set when raft panics because it could not read the log.
     pub unreadable: Unreadable,
+    pub entry_bytes: EntryBytes,
+    /// What the driver was last told of others.
+    pub known: Known,
 }
 
 impl RaftThread {
@@ -84,13 +95,23 @@ impl RaftThread {
             if let Some(pins) = taken.pins {
                 self.pin(pins, &mut events)?;
             }
+            if let Some(pins) = taken.later_pins {
+                self.timed(|this| this.identity.update(|r| r.later.pins = pins))?;
+            }
             if taken.stop {
                 events.push(Event::Close);
+            }
+            // A change of members is judged by what is known now, not a tick ago: the level may just have been raised.
+            if events.iter().any(|event| matches!(event, Event::Change { .. }))
+                && let Some(news) = self.news()
+            {
+                events.insert(0, news);
             }
             let now = system::monotonic();
             if now >= next_tick {
                 // Behind the messages, so that what came in meanwhile counts first; ticks missed in a long append
                 // are not made up, or a slow disk would look like a dead leader.
+                events.extend(self.news());
                 events.push(Event::Tick);
                 next_tick = now + tick;
                 let outlier = self.hub.look_at_clocks().outlier();
@@ -103,6 +124,7 @@ impl RaftThread {
                     events.extend(self.raise_level(ticks));
                 }
                 self.publish();
+                self.cut()?;
             }
             self.hub.count.turns.fetch_add(1, Relaxed);
             let effects = self.driver.on(events.drain(..), self.hub.ms_of(now));
@@ -118,6 +140,15 @@ impl RaftThread {
         }
     }
 
+    /// What the driver must know of others, if it is not what it was told last.
+    fn news(&mut self) -> Option<Event> {
+        let known = self.hub.known();
+        (known != self.known).then(|| {
+            self.known = known.clone();
+            Event::Known(Box::new(known))
+        })
+    }
+
     /// Does the effects of a turn, and of the turns its appends lead to. True: an append was slow.
     fn perform(&mut self, mut fx: Effects) -> Result<bool, StorageError> {
         let mut slow = false;
@@ -128,7 +159,12 @@ impl RaftThread {
             let mut next = Vec::new();
             if let Some(persist) = persist {
                 let sequence = persist.sequence;
-                slow |= self.persist(persist)?;
+                if let Some(install) = persist.install {
+                    let Some(installed) = self.install(install, persist)? else { return Ok(slow) };
+                    next.push(installed);
+                } else {
+                    slow |= self.persist(persist)?;
+                }
                 next.push(Event::Persisted(sequence));
             }
             if let Some(term) = found
@@ -171,6 +207,25 @@ impl RaftThread {
         for (ticket, result) in fx.transfers {
             hub.answer_transfer(ticket, result);
         }
+        for (ticket, result) in fx.changes {
+            hub.answer_change(ticket, result);
+        }
+        if let Some(configured) = fx.configured {
+            hub.set_table(configured.table.clone());
+            hub.apply.configured(configured);
+        }
+        for copy in fx.discard {
+            hub.copies.discard(copy);
+        }
+        if fx.drop_copy {
+            hub.copies.drop_copy();
+        }
+        if fx.take_copy {
+            Copies::take(hub);
+        }
+        for message in fx.send_copies {
+            Copies::send(hub, message);
+        }
         if fx.refused > 0 {
             hub.count.refused_messages.fetch_add(fx.refused, Relaxed);
         }
@@ -183,10 +238,77 @@ impl RaftThread {
         Ok(())
     }
 
+    /// Makes a received copy this node's database (design §4). `None`: it cannot be, and the node is closed; all is as it
+    /// was on the disk.
+    fn install(&mut self, install: Install, persist: Persist) -> Result<Option<Event>, StorageError> {
+        let hub = self.hub.clone();
+        let Some((candidate, tell)) = hub.copies.claim(install.copy) else {
+            // Closed meanwhile: what was received is gone.
+            return Ok(None);
+        };
+        let state = self.state.clone();
+        let installed = self.timed(|this| {
+            let mut state = state.lock();
+            steps::install(candidate, &mut this.identity, &this.log, &mut state, persist)
+        });
+        match installed {
+            Ok(table) => {
+                tracing::info!(index = install.index, "a copy of another member's database was installed");
+                hub.copies.installed.fetch_add(1, Relaxed);
+                hub.copies.set_owner(Owner::of(self.identity.record(), install.index));
+                hub.apply.installed();
+                for listener in hub.listeners.read().iter() {
+                    listener.installed(install.index);
+                }
+                let mut answers = Answers::default();
+                hub.table.lock().jump(install.index, &mut answers);
+                hub.deliver(answers);
+                hub.set_table(table.clone());
+                let _ = tell.send(Ok(()));
+                Ok(Some(Event::Installed { table }))
+            }
+            Err(SnapshotError::Storage(error)) => Err(error),
+            Err(error) => {
+                // Raft has taken it and cannot give it back.
+                let _ = tell.send(Err(error.to_string()));
+                let newer = matches!(error, SnapshotError::Newer { .. });
+                hub.quarantine(&error.to_string(), if newer { REMEDY_NEWER_PROGRAM } else { REMEDY_REBUILD });
+                Ok(None)
+            }
+        }
+    }
+
+    /// Cuts the log as far as nobody needs it, one bounded step at a time.
+    fn cut(&mut self) -> Result<(), StorageError> {
+        let (truncated, _) = self.log.truncated();
+        let others = self.hub.positions();
+        let kept = self.hub.settings.retention();
+        let through = retention::cut_through(
+            kept,
+            retention::Facts {
+                first_index: truncated + 1,
+                last_index: self.driver.last_index(),
+                applied: self.driver.applied(),
+                others: &others,
+                pinned: self.driver.pinned_from(),
+                entry_bytes: self.entry_bytes.mean(),
+            },
+        );
+        // Each cut leaves a tombstone over its range: few of them, but none that waits for long.
+        if through.saturating_sub(truncated) >= retention::STEP_MIN.min(kept.tail)
+            && !self.driver.is_waiting()
+        {
+            self.timed(|this| this.log.cut(through))?;
+        }
+        Ok(())
+    }
+
     /// The one place where entries, term and vote reach the disk. True: it was slow.
     fn persist(&mut self, persist: Persist) -> Result<bool, StorageError> {
         let began = system::monotonic();
         let entries = persist.entries.len() as u64;
+        let bytes = persist.entries.iter().map(|e| e.data.len() as u64).sum();
+        self.entry_bytes.note(entries, bytes);
         self.timed(|this| steps::persist(&mut this.identity, &this.log, persist))?;
         let took = began.elapsed();
         let count = &self.hub.count;
@@ -212,7 +334,7 @@ impl RaftThread {
 
     /// Writes the pins, then lets the driver vote (rule 14).
     fn pin(&mut self, pins: Vec<(u64, Uuid)>, events: &mut Vec<Event>) -> Result<(), StorageError> {
-        if self.hub.members.lock().pinned() {
+        if !self.identity.record().pins.is_empty() {
             return Ok(());
         }
         self.timed(|this| this.identity.update(|r| r.pins = pins))?;
@@ -253,6 +375,7 @@ impl RaftThread {
                 leader: self.driver.leader(),
                 commit: self.driver.watermark(),
                 last_index: self.driver.last_index(),
+                first_index: self.log.first_index(),
                 matches: self.driver.matches(),
             };
         }

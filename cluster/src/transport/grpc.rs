@@ -1,7 +1,8 @@
 //! The transport over gRPC: `okno.peer.v1.PeerService`, one stream per ordered pair of members.
 
 use super::{
-    ForwardError, Gossip, Inlet, PeerConnector, PeerIdentity, Refusal, Transport,
+    CopyLimits, ForwardError, Gossip, Inlet, PeerConnector, PeerIdentity, Refusal, Transport,
+    copy::{self, Sending},
     link::{Link, refused},
     queue::{PeerQueue, ReplyQueue},
     wire,
@@ -17,10 +18,11 @@ use futures::{
     stream::{BoxStream, StreamExt},
 };
 use okno_proto::okno::peer::v1::{
-    LinkRequest, LinkResponse,
+    LinkRequest, LinkResponse, SendSnapshotRequest, SendSnapshotResponse,
     peer_service_server::{PeerService as Rpc, PeerServiceServer},
 };
-use okno_storage::identity::Member;
+use okno_storage::snapshot::Source;
+use parking_lot::RwLock;
 use raft::eraftpb::Message;
 use std::{
     collections::BTreeMap,
@@ -45,41 +47,49 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// An inbound link answers at least this often, so that the other side notices a dead one.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-pub struct GrpcTransport {
-    peers: BTreeMap<NodeId, Arc<PeerQueue>>,
-    inlet: Arc<dyn Inlet>,
+/// A node this one connects to.
+struct Peer {
+    address: String,
+    queue: Arc<PeerQueue>,
     stop: CancellationToken,
 }
 
+pub struct GrpcTransport {
+    own: NodeId,
+    peers: RwLock<BTreeMap<NodeId, Peer>>,
+    connector: Arc<dyn PeerConnector>,
+    inlet: Arc<dyn Inlet>,
+    stop: CancellationToken,
+    /// Links run here, whoever asks for them.
+    runtime: tokio::runtime::Handle,
+}
+
 impl GrpcTransport {
-    /// Starts a link to every member but `own`, on the present tokio runtime.
+    /// Ready to connect, on the present tokio runtime: see [`Transport::set_peers`].
     pub fn start(
         own: NodeId,
-        members: &[Member],
         connector: &Arc<dyn PeerConnector>,
         inlet: Arc<dyn Inlet>,
     ) -> (Arc<Self>, PeerService) {
         let stop = CancellationToken::new();
-        let mut peers = BTreeMap::new();
-        for member in members.iter().filter(|m| m.node_id != own) {
-            let queue = Arc::new(PeerQueue::default());
-            peers.insert(member.node_id, queue.clone());
-            let link = Link {
-                node: member.node_id,
-                address: member.peer_address.clone(),
-                connector: connector.clone(),
-                inlet: inlet.clone(),
-                queue,
-                stop: stop.clone(),
-            };
-            tokio::spawn(link.run());
-        }
         let endpoint =
             PeerEndpoint { inlet: inlet.clone(), stop: stop.clone(), in_hand: Arc::new(AtomicUsize::new(0)) };
         let service = PeerServiceServer::new(endpoint)
             .max_decoding_message_size(FRAME_RECEIVE_MAX)
             .max_encoding_message_size(FRAME_RECEIVE_MAX);
-        (Arc::new(Self { peers, inlet, stop }), service)
+        let transport = Self {
+            own,
+            peers: RwLock::default(),
+            connector: connector.clone(),
+            inlet,
+            stop,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        (Arc::new(transport), service)
+    }
+
+    fn queue(&self, node: NodeId) -> Option<Arc<PeerQueue>> {
+        self.peers.read().get(&node).map(|p| p.queue.clone())
     }
 }
 
@@ -87,10 +97,10 @@ impl Transport for GrpcTransport {
     fn send(&self, messages: Vec<Message>) {
         // A turn's messages go to few nodes: one pass each keeps their order.
         let mut messages: Vec<Option<Message>> = messages.into_iter().map(Some).collect();
-        for (node, queue) in &self.peers {
+        for (node, peer) in &*self.peers.read() {
             let theirs = |m: &Option<Message>| m.as_ref().is_some_and(|m| m.to == *node);
             if messages.iter().any(theirs)
-                && !queue.push(messages.iter_mut().filter(|m| theirs(m)).filter_map(Option::take))
+                && !peer.queue.push(messages.iter_mut().filter(|m| theirs(m)).filter_map(Option::take))
             {
                 self.inlet.unreachable(*node);
             }
@@ -98,8 +108,8 @@ impl Transport for GrpcTransport {
     }
 
     fn gossip(&self, gossip: &Gossip) {
-        for queue in self.peers.values() {
-            queue.gossip(gossip.clone());
+        for peer in self.peers.read().values() {
+            peer.queue.gossip(gossip.clone());
         }
     }
 
@@ -109,7 +119,7 @@ impl Transport for GrpcTransport {
         payload: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Bytes, ForwardError>> {
-        let Some(queue) = self.peers.get(&to).filter(|_| payload.len() <= FORWARD_BYTES_MAX).cloned() else {
+        let Some(queue) = self.queue(to).filter(|_| payload.len() <= FORWARD_BYTES_MAX) else {
             return futures::future::ready(Err(ForwardError::NotSent)).boxed();
         };
         async move {
@@ -123,8 +133,57 @@ impl Transport for GrpcTransport {
         .boxed()
     }
 
+    fn set_peers(&self, wanted: BTreeMap<NodeId, String>) {
+        let mut peers = self.peers.write();
+        if self.stop.is_cancelled() {
+            return;
+        }
+        peers.retain(|node, peer| {
+            let stays = wanted.get(node) == Some(&peer.address);
+            if !stays {
+                peer.stop.cancel();
+            }
+            stays
+        });
+        for (node, address) in wanted {
+            if node == self.own || peers.contains_key(&node) {
+                continue;
+            }
+            let (queue, stop) = (Arc::new(PeerQueue::default()), self.stop.child_token());
+            let link = Link {
+                node,
+                address: address.clone(),
+                connector: self.connector.clone(),
+                inlet: self.inlet.clone(),
+                queue: queue.clone(),
+                stop: stop.clone(),
+            };
+            self.runtime.spawn(link.run());
+            peers.insert(node, Peer { address, queue, stop });
+        }
+    }
+
+    fn send_copy(
+        &self,
+        to: NodeId,
+        source: Arc<dyn Source>,
+        message: Bytes,
+        limits: CopyLimits,
+    ) -> BoxFuture<'static, Result<(), String>> {
+        let Some(address) = self.peers.read().get(&to).map(|p| p.address.clone()) else {
+            return futures::future::ready(Err("no such peer".to_owned())).boxed();
+        };
+        let (connector, inlet) = (self.connector.clone(), self.inlet.clone());
+        let sending = Sending { to, address, connector, inlet, source, message, limits };
+        let stop = self.stop.clone();
+        async move {
+            stop.run_until_cancelled(sending.run()).await.unwrap_or_else(|| Err("the node is closing".into()))
+        }
+        .boxed()
+    }
+
     fn connected(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|q| q.is_up())
+        self.queue(node).is_some_and(|q| q.is_up())
     }
 
     fn close(&self) {
@@ -132,7 +191,8 @@ impl Transport for GrpcTransport {
     }
 
     fn figures(&self) -> Vec<(&'static str, f64)> {
-        let sum = |of: fn(&PeerQueue) -> u64| self.peers.values().map(|q| of(q)).sum::<u64>() as f64;
+        let sum =
+            |of: fn(&PeerQueue) -> u64| self.peers.read().values().map(|p| of(&p.queue)).sum::<u64>() as f64;
         vec![
             ("peer_frames_total", sum(|q| q.frames.load(Relaxed))),
             ("peer_messages_total", sum(|q| q.messages.load(Relaxed))),
@@ -153,6 +213,18 @@ pub struct PeerEndpoint {
 #[tonic::async_trait]
 impl Rpc for PeerEndpoint {
     type LinkStream = BoxStream<'static, Result<LinkResponse, Status>>;
+    type SendSnapshotStream = BoxStream<'static, Result<SendSnapshotResponse, Status>>;
+
+    async fn send_snapshot(
+        &self,
+        request: Request<Streaming<SendSnapshotRequest>>,
+    ) -> Result<Response<Self::SendSnapshotStream>, Status> {
+        let Some(certificate) = request.extensions().get::<PeerIdentity>().cloned() else {
+            return Err(refused(&Refusal::Certificate("none".into())));
+        };
+        let answers = copy::receive(self.inlet.clone(), certificate, request.into_inner()).await?;
+        Ok(Response::new(answers))
+    }
 
     async fn link(
         &self,
@@ -237,7 +309,7 @@ impl Reader {
                 self.take_forward(forward.id, forward.payload);
             }
             if let Some(gossip) = &frame.gossip {
-                self.inlet.gossip(self.from, wire::gossip_in(gossip));
+                self.inlet.gossip(self.from, wire::gossip_in(gossip)).map_err(|r| refused(&r))?;
             }
         }
     }

@@ -92,9 +92,13 @@ impl Link {
         let frames = frames(self.queue.clone(), self.inlet.clone(), number, hello);
         let answered = within(HANDSHAKE, client.link(Frames(frames))).await?;
         if let Err(status) = &answered
-            && status.metadata().get(REFUSAL).is_some_and(|refusal| refusal == REFUSAL_INCARNATION)
+            && let Some(refusal) = status.metadata().get(REFUSAL)
         {
-            self.inlet.disowned(self.node);
+            if refusal == REFUSAL_INCARNATION {
+                self.inlet.disowned(self.node);
+            } else if refusal == REFUSAL_REMOVED {
+                self.inlet.removed(self.node);
+            }
         }
         let mut answers = answered?.into_inner();
         let first = within(HANDSHAKE, answers.message()).await??;
@@ -143,13 +147,18 @@ fn frames(
     .boxed()
 }
 
-async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Result<T, Status> {
-    timeout(limit, what).await.map_err(|_| Status::deadline_exceeded("the peer is silent"))
+/// What is said of a peer that is silent.
+pub const NOT_HEARD: &str = "the peer is silent";
+
+pub async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Result<T, Status> {
+    timeout(limit, what).await.map_err(|_| Status::deadline_exceeded(NOT_HEARD))
 }
 
 /// Metadata of a refused handshake that the other side must act upon, and its value for a dead incarnation.
 const REFUSAL: &str = "okno-refusal";
 const REFUSAL_INCARNATION: &str = "incarnation";
+/// As above, for a node that was removed.
+const REFUSAL_REMOVED: &str = "removed";
 
 /// How a refused handshake looks on the wire.
 pub fn refused(refusal: &Refusal) -> Status {
@@ -160,8 +169,13 @@ pub fn refused(refusal: &Refusal) -> Status {
         _ => Code::FailedPrecondition,
     };
     let mut status = Status::new(code, refusal.to_string());
-    if matches!(refusal, Refusal::Incarnation(_)) {
-        status.metadata_mut().insert(REFUSAL, MetadataValue::from_static(REFUSAL_INCARNATION));
+    let told = match refusal {
+        Refusal::Incarnation(_) => Some(REFUSAL_INCARNATION),
+        Refusal::Removed(_) => Some(REFUSAL_REMOVED),
+        _ => None,
+    };
+    if let Some(told) = told {
+        status.metadata_mut().insert(REFUSAL, MetadataValue::from_static(told));
     }
     status
 }

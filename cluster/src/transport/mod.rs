@@ -4,6 +4,7 @@
 //! Nothing here may block: queues are bounded, raft messages that do not fit are dropped (raft sends again), a
 //! forwarded call that does not fit was not sent.
 
+pub mod copy;
 pub mod grpc;
 pub mod link;
 pub mod queue;
@@ -12,8 +13,11 @@ pub mod wire;
 use crate::{api::NodeId, status::MemberAlarm};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use okno_storage::snapshot::{Source, Wanted};
 use raft::eraftpb::Message;
-use std::{sync::Arc, time::Instant};
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// Who the certificate of an inbound connection names. The node's TLS layer puts it into the request's
@@ -68,6 +72,8 @@ pub struct Hello {
     pub protocol: u32,
     /// The node the speaker believes it talks to.
     pub to: NodeId,
+    /// host:port the speaker is reached at; empty if it does not know.
+    pub address: String,
 }
 
 /// Why a handshake was refused; the text names what differs.
@@ -79,6 +85,8 @@ pub enum Refusal {
     UnknownNode(NodeId),
     #[error("wrong incarnation of node {0}: its id died with its old data")]
     Incarnation(NodeId),
+    #[error("node {0} was removed: its id is used up")]
+    Removed(NodeId),
     #[error("the member lists differ")]
     Members,
     #[error("protocol {theirs}, expected {ours}")]
@@ -119,6 +127,23 @@ pub enum ForwardRefusal {
     Closed,
 }
 
+/// How a copy may be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct CopyLimits {
+    /// 0: as fast as the network takes it.
+    pub bytes_per_second: u64,
+}
+
+/// Where the files of a copy go that a member sends. It blocks: call it on a thread of its own.
+pub trait SnapshotSink: Send {
+    /// The next byte wanted; `None`: everything is here.
+    fn wanted(&self) -> Option<Wanted>;
+    /// Takes a chunk; `Ok(Some)` says why it was not taken: [`SnapshotSink::wanted`] says what to send next. `Err` ends it.
+    fn put(&mut self, at: Wanted, data: &Bytes, crc: u32) -> Result<Option<String>, String>;
+    /// Everything is here: checks it and hands it to raft, whose verdict comes.
+    fn finish(&mut self) -> Result<oneshot::Receiver<Result<(), String>>, String>;
+}
+
 /// How a node sends. Made by the transport, used by the raft thread and the handle.
 pub trait Transport: Send + Sync {
     /// Sends raft messages, each to its `to`; may drop any of them.
@@ -131,6 +156,16 @@ pub trait Transport: Send + Sync {
         payload: Bytes,
         deadline: Instant,
     ) -> BoxFuture<'static, Result<Bytes, ForwardError>>;
+    /// Connects to these nodes and to no others: (node, host:port).
+    fn set_peers(&self, peers: BTreeMap<NodeId, String>);
+    /// Sends a copy of the database, with raft's encoded message for it; `Ok` once the receiver has installed it.
+    fn send_copy(
+        &self,
+        to: NodeId,
+        source: Arc<dyn Source>,
+        message: Bytes,
+        limits: CopyLimits,
+    ) -> BoxFuture<'static, Result<(), String>>;
     /// The stream to this node is up.
     fn connected(&self, node: NodeId) -> bool;
     /// Ends all streams, for good.
@@ -147,12 +182,22 @@ pub trait Inlet: Send + Sync {
     /// checked it.
     fn greet(&self, hello: &Hello, certificate: Option<&PeerIdentity>) -> Result<(), Refusal>;
     fn messages(&self, from: NodeId, messages: Vec<Message>);
-    fn gossip(&self, from: NodeId, gossip: Gossip);
+    /// `Err`: the other side was removed meanwhile, and is to be told so.
+    fn gossip(&self, from: NodeId, gossip: Gossip) -> Result<(), Refusal>;
     fn forward(&self, from: NodeId, payload: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal>;
     /// Messages to this node were dropped or its stream ended.
     fn unreachable(&self, node: NodeId);
     /// This member refuses us: it has pinned another incarnation of this node.
     fn disowned(&self, by: NodeId);
+    /// This member refuses us: we were removed.
+    fn removed(&self, by: NodeId);
+    /// A member begins to send a copy of the database: its encoded manifest, and raft's message for it.
+    fn receive_copy(
+        self: Arc<Self>,
+        from: NodeId,
+        manifest: &[u8],
+        message: &[u8],
+    ) -> Result<Box<dyn SnapshotSink>, String>;
     /// The wall clock that goes into gossip.
     fn clock_ms(&self) -> i64;
 }

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::{
         api::NodeId,
-        transport::{Hello, PeerIdentity, Refusal},
+        transport::{Hello, PeerIdentity, Refusal, SnapshotSink},
     };
     use futures::{FutureExt, future::BoxFuture};
     use raft::eraftpb::Entry;
@@ -264,11 +264,22 @@ mod tests {
             unreachable!("not asked")
         }
         fn disowned(&self, _: NodeId) {}
+        fn removed(&self, _: NodeId) {}
+        fn receive_copy(
+            self: std::sync::Arc<Self>,
+            _: NodeId,
+            _: &[u8],
+            _: &[u8],
+        ) -> Result<Box<dyn SnapshotSink>, String> {
+            Err("not here".into())
+        }
         fn greet(&self, _: &Hello, _: Option<&PeerIdentity>) -> Result<(), Refusal> {
             unreachable!("not asked")
         }
         fn messages(&self, _: NodeId, _: Vec<Message>) {}
-        fn gossip(&self, _: NodeId, _: Gossip) {}
+        fn gossip(&self, _: NodeId, _: Gossip) -> Result<(), Refusal> {
+            Ok(())
+        }
         fn forward(&self, _: NodeId, _: Bytes) -> Result<BoxFuture<'static, Bytes>, ForwardRefusal> {
             Err(ForwardRefusal::Closed)
         }

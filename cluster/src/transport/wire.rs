@@ -8,6 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use okno_proto::okno::peer::v1 as pb;
+use okno_storage::members::PEER_ADDRESS_BYTES_MAX;
 use prost_raft::Message as _;
 use raft::eraftpb::Message;
 use uuid::Uuid;
@@ -21,6 +22,7 @@ pub fn hello_out(hello: &Hello) -> pb::Hello {
         feature_level: hello.feature_level,
         protocol: hello.protocol,
         to_node_id: hello.to,
+        peer_address: hello.address.clone(),
     }
 }
 
@@ -34,6 +36,10 @@ pub fn hello_in(hello: &pb::Hello) -> Result<Hello, Refusal> {
         feature_level: hello.feature_level,
         protocol: hello.protocol,
         to: hello.to_node_id,
+        address: Some(&hello.peer_address)
+            .filter(|a| a.len() <= PEER_ADDRESS_BYTES_MAX)
+            .ok_or(Refusal::Malformed("address"))?
+            .clone(),
     })
 }
 

@@ -12,8 +12,9 @@ use okno_cluster::{
 use okno_storage::{
     commit::{Body, Commit, CommitId, EntityKey, Record, RecordTag, SystemOp, Value},
     engine::Engine,
-    identity::{Identity, IdentityRecord, Member},
+    identity::{Identity, IdentityRecord, Later, Member},
     memory::{MemoryEngine, MemoryIdentity},
+    snapshot::{Home, MemoryDisk, MemoryHome},
 };
 use parking_lot::Mutex;
 use std::{
@@ -69,6 +70,40 @@ pub struct Disk<E> {
     pub engine: E,
     pub medium: MemoryIdentity,
     pub address: String,
+}
+
+/// As [`Disk`], of a node that takes and installs copies.
+#[derive(Clone)]
+pub struct HomeDisk {
+    pub store: MemoryDisk,
+    pub medium: MemoryIdentity,
+    pub address: String,
+}
+
+/// Makes a node of a cluster of one, or one that joins it.
+pub async fn init_home(id: NodeId, founders: &[Member]) -> HomeDisk {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let address = listener.local_addr().expect("bound").to_string();
+    let joins = !founders.is_empty();
+    let members =
+        if joins { founders.to_vec() } else { vec![Member { node_id: id, peer_address: address.clone() }] };
+    let medium = MemoryIdentity::new();
+    let record = IdentityRecord {
+        cluster: Uuid::from_u128(1),
+        node_id: id,
+        incarnation: Uuid::from_u128(100 + u128::from(id)),
+        members,
+        pins: Vec::new(),
+        term: 0,
+        vote: 0,
+        synced_term: 0,
+        synced_index: 0,
+        live_directory: "db".into(),
+        sequence: 0,
+        later: Later { joined: joins, ..Later::default() },
+    };
+    Identity::create(Box::new(medium.clone()), record).expect("memory");
+    HomeDisk { store: MemoryDisk::new("db", MemoryEngine::new()), medium, address }
 }
 
 pub struct TestNode {
@@ -155,24 +190,55 @@ impl TestNode {
     }
 
     async fn start_with<E: Engine + Clone>(disk: &Disk<E>, why: Option<Quarantine>) -> Self {
+        let engine = Arc::new(disk.engine.clone());
+        Self::start_on(engine, None, &disk.medium, &disk.address, settings(), why).await
+    }
+
+    /// On databases that copies can replace.
+    pub async fn start_home(disk: &HomeDisk, settings: ClusterSettings) -> Self {
+        Self::start_home_as(disk, settings, |home| home).await
+    }
+
+    /// As [`TestNode::start_home`], with something of the test's own before the home.
+    pub async fn start_home_as(
+        disk: &HomeDisk,
+        settings: ClusterSettings,
+        wrap: impl FnOnce(Arc<dyn Home>) -> Arc<dyn Home>,
+    ) -> Self {
         let identity = Identity::open(Box::new(disk.medium.clone())).expect("memory");
+        let live = identity.record().live_directory.clone();
+        let home = Arc::new(MemoryHome::new(&disk.store, &live).expect("the database is there"));
+        let engine = home.engine();
+        Self::start_on(engine, Some(wrap(home)), &disk.medium, &disk.address, settings, None).await
+    }
+
+    async fn start_on(
+        engine: Arc<dyn Engine>,
+        home: Option<Arc<dyn Home>>,
+        medium: &MemoryIdentity,
+        address: &str,
+        settings: ClusterSettings,
+        why: Option<Quarantine>,
+    ) -> Self {
+        let identity = Identity::open(Box::new(medium.clone())).expect("memory");
         let id = identity.record().node_id;
         let fatal = Arc::new(RecordingFatal::default());
         let parts = ClusterParts {
-            engine: Arc::new(disk.engine.clone()),
+            engine,
             identity,
+            home,
             connector: Arc::new(PlainConnector(id)),
             fatal: fatal.clone(),
         };
         let started = match why {
-            None => Cluster::start(settings(), parts).await,
-            Some(why) => Cluster::start_quarantined(settings(), parts, why).await,
+            None => Cluster::start(settings, parts).await,
+            Some(why) => Cluster::start_quarantined(settings, parts, why).await,
         };
         let (handle, service) = started.expect("starts");
         handle.set_forward_handler(Arc::new(Echo(id)));
         let (tell, notices) = mpsc::unbounded_channel();
         handle.register(0, Arc::new(Port(tell)));
-        let listener = bind(&disk.address).await;
+        let listener = bind(address).await;
         let identify = |mut request: tonic::Request<()>| {
             let agent = request.metadata().get("user-agent").and_then(|a| a.to_str().ok()).unwrap_or("");
             let node =
@@ -255,44 +321,23 @@ static COUNTER: AtomicU64 = AtomicU64::new(1);
 pub fn commit(entity: &str, term: u64, base: CommitId, bytes: usize) -> (CommitId, Bytes) {
     let id = CommitId { term, counter: COUNTER.fetch_add(1, Relaxed) };
     let body = Bytes::from(vec![b'x'; bytes]);
+    let entity = EntityKey::parse(entity).expect("valid");
     let commit = Commit {
-        entity: EntityKey::parse(entity).expect("valid"),
-        term,
-        id,
-        base,
-        time_ms: 1_790_000_000_000,
-        origin: None,
         events: vec![Record { tag: TAG, body }],
         root: Some(Value { tag: TAG, body: Body::Inline(Bytes::from_static(b"root")) }),
-        parts: Vec::new(),
-        rows: Vec::new(),
-        sent: Vec::new(),
-        consumed: Vec::new(),
-        timers: Vec::new(),
-        replies: Vec::new(),
-        system: None,
+        ..Commit::bare(entity, id, base, 1_790_000_000_000)
     };
     (id, commit.encode().expect("valid"))
 }
 
 pub fn marker(term: u64) -> Bytes {
-    let commit = Commit {
-        entity: EntityKey::parse("sys/marker").expect("valid"),
-        term,
-        id: CommitId { term, counter: COUNTER.fetch_add(1, Relaxed) },
-        base: CommitId::NONE,
-        time_ms: 1_790_000_000_000,
-        origin: None,
-        events: Vec::new(),
-        root: None,
-        parts: Vec::new(),
-        rows: Vec::new(),
-        sent: Vec::new(),
-        consumed: Vec::new(),
-        timers: Vec::new(),
-        replies: Vec::new(),
-        system: Some(SystemOp::Marker),
-    };
+    system(term, "sys/marker", SystemOp::Marker)
+}
+
+pub fn system(term: u64, entity: &str, op: SystemOp) -> Bytes {
+    let entity = EntityKey::parse(entity).expect("valid");
+    let id = CommitId { term, counter: COUNTER.fetch_add(1, Relaxed) };
+    let commit = Commit { system: Some(op), ..Commit::bare(entity, id, CommitId::NONE, 1_790_000_000_000) };
     commit.encode().expect("valid")
 }
 

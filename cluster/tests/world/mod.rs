@@ -8,6 +8,7 @@ use okno_cluster::{
     core::{
         driver::{Driver, Start, Timing, recover},
         event::{Effects, Event, Persist, ReadId},
+        pins,
         table::{Answers, Table},
     },
 };
@@ -69,6 +70,7 @@ pub fn timing() -> Timing {
         election_ticks: (10, 20),
         transfer_park_ms: 2_000,
         read_round_ms: 250,
+        caught_up: 1_000,
         seed: 7,
     }
 }
@@ -121,6 +123,7 @@ impl World {
     /// Starts a node from what its disk holds. What it had applied is lost unless the log says it again.
     pub fn start(&mut self, id: u64) {
         let members: Vec<u64> = self.nodes.keys().copied().collect();
+        let table = pins::initial(self.nodes[&id].identity.record());
         let n = self.nodes.get_mut(&id).expect("known");
         n.log = LogStore::open(std::sync::Arc::new(n.engine.clone())).expect("memory");
         n.identity = Identity::open(Box::new(n.medium.clone())).expect("memory");
@@ -136,7 +139,7 @@ impl World {
         };
         let start = Start {
             id,
-            members: members.clone(),
+            table: table.clone(),
             log: n.log.clone(),
             hard_state,
             conf_state: ConfState { voters: members, ..ConfState::default() },
@@ -229,19 +232,19 @@ impl World {
     /// What of an append reaches the disk.
     pub fn write(&mut self, id: u64, p: Persist) {
         let n = self.nodes.get_mut(&id).expect("known");
-        if (p.lower.is_some() || p.vote.is_some()) && !self.lying {
+        if (p.lower.is_some() || p.voted) && !self.lying {
             n.identity
                 .update(|r| {
                     if let Some((term, index)) = p.lower {
                         (r.synced_term, r.synced_index) = (term, index);
                     }
-                    if let Some(vote) = p.vote {
+                    if let Some(vote) = p.vote() {
                         (r.term, r.vote) = (vote.term, vote.vote);
                     }
                 })
                 .expect("memory");
         }
-        n.log.persist(p.entries, p.vote, !self.lying).expect("memory");
+        n.log.persist(p.entries, p.hard_state, !self.lying).expect("memory");
     }
 
     pub fn apply(&mut self, id: u64) {

@@ -3,10 +3,13 @@
 
 pub mod cases;
 pub mod catalogue;
+pub mod channels;
 pub mod directory;
 pub mod history;
+pub mod outside;
 pub mod people;
 pub mod queue;
+pub mod queue_settings;
 
 use crate::failure::Failure;
 use jiff::civil::Date;

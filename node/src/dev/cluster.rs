@@ -7,6 +7,7 @@ use super::prepare::{self, DevFile};
 use super::processes::NodeProcess;
 use anyhow::{Context, Result, bail};
 use okno_client::{CallError, v1 as proto};
+use okno_storage::level::FEATURE_LEVEL;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -180,6 +181,26 @@ impl DevCluster {
                     })
                     .collect();
                 bail!("the cluster was not ready within {READY_WITHIN:?}:\n{}", states.join("\n"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A new cluster raises its level by itself, once all its nodes have met; one of an older release is raised by a person.
+    pub async fn wait_level(&self) -> Result<()> {
+        let until = Instant::now() + READY_WITHIN;
+        loop {
+            let mut levels = BTreeMap::new();
+            for node in self.started() {
+                levels.insert(node, self.status(node).await.map_or(0, |status| status.level));
+            }
+            if levels.values().all(|level| *level >= FEATURE_LEVEL) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!(
+                    "the cluster's levels are {levels:?}, the story needs {FEATURE_LEVEL}: oknoctl level raise"
+                );
             }
             tokio::time::sleep(POLL).await;
         }

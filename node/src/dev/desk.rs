@@ -7,9 +7,11 @@ use super::fixtures;
 use super::ledger::{Ledger, TicketEntry};
 use super::prepare::DevFile;
 use anyhow::{Context, Result};
-use okno_client::{Call, CallError, CallOptions, Client, Settings, TlsFiles, v1 as proto};
-use proto::advance_case_request::Step;
+use okno_client::{BoardWatch, Call, CallError, CallOptions, Client, Settings, TlsFiles, v1 as proto};
+use proto::{advance_case_request::Step, attach_request::Message as Up, attach_response::Message as Down};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Longer than any interruption the scene causes; a call that takes longer ends the scene with an error.
 const CALL_WITHIN: Duration = Duration::from_secs(40);
@@ -47,6 +49,11 @@ impl Desk {
         settings.start = id.bytes().map(usize::from).sum();
         let client = Client::new(settings).with_context(|| format!("setting up the calls of {kind}/{id}"))?;
         Ok(Self { client })
+    }
+
+    /// For whoever speaks with the cluster by more than calls.
+    pub fn into_client(self) -> Client {
+        self.client
     }
 
     async fn read<C: Call>(&self, request: C) -> Result<C::Response, CallError> {
@@ -249,6 +256,87 @@ impl Desk {
             }
             page_token = page.next_page_token;
         }
+    }
+
+    // ---- The hall ----
+
+    pub fn board(&self, office: &str) -> BoardWatch {
+        let request =
+            proto::WatchBoardRequest { office: office.into(), ..proto::WatchBoardRequest::default() };
+        BoardWatch::new(self.client.clone(), request)
+    }
+
+    /// A window as it is.
+    pub async fn window(&self, office: &str, window: &str) -> Result<Option<proto::Desk>, CallError> {
+        let request = proto::ListDesksRequest { read: None, office: office.into(), window: window.into() };
+        Ok(self.read(request).await?.desks.into_iter().next())
+    }
+
+    pub async fn put_queue_settings(&self, settings: proto::QueueSettings) -> Result<(), CallError> {
+        self.read(proto::PutQueueSettingsRequest { meta: None, settings: Some(settings) }).await?;
+        Ok(())
+    }
+
+    /// Attaches a workstation and keeps its lease up, until the stream ends or whoever waits for it gives up.
+    pub async fn attach(&self, workstation: &str) -> Result<()> {
+        let (up, outbound) = mpsc::channel(4);
+        let message = |message| proto::AttachRequest { message: Some(message) };
+        let hello = proto::AttachHello { workstation: workstation.into(), ..proto::AttachHello::default() };
+        up.send(message(Up::Hello(hello))).await.context("attaching")?;
+        let mut down = self.client.attach(None, ReceiverStream::new(outbound)).await.context("attaching")?;
+        let mut sequence = 0;
+        while let Some(response) = down.message().await.context("keeping a lease up")? {
+            let Some(Down::Lease(lease)) = response.message else { continue };
+            tokio::time::sleep(Duration::from_millis(lease.heartbeat_interval_ms.into())).await;
+            sequence += 1;
+            up.send(message(Up::Heartbeat(proto::Heartbeat { sequence })))
+                .await
+                .context("keeping a lease up")?;
+        }
+        Ok(())
+    }
+
+    // ---- Channels ----
+
+    /// Returns the version of the channel's settings.
+    pub async fn install_module(&self, path: &str, text: String) -> Result<u32, CallError> {
+        let request = proto::InstallModuleRequest { meta: None, path: path.into(), text, dry_run: false };
+        Ok(self.read(request).await?.version)
+    }
+
+    pub async fn channel(&self, channel: &str) -> Result<proto::ChannelFigures, CallError> {
+        let request = proto::ShowChannelRequest { channel: channel.into(), read: None };
+        Ok(self.read(request).await?.figures.unwrap_or_default())
+    }
+
+    pub async fn ask(
+        &self,
+        ledger: &Ledger,
+        case: &str,
+        code: &str,
+        subject: &str,
+        body: &[u8],
+    ) -> Result<(), CallError> {
+        let body = proto::AskBody { subject: subject.into(), key: String::new(), body: body.to_vec().into() };
+        let request = proto::AskChannelsRequest {
+            meta: None,
+            case_id: case.into(),
+            code: code.into(),
+            bodies: vec![body],
+        };
+        self.write(ledger, request).await?;
+        Ok(())
+    }
+
+    pub async fn exchanges(&self, case: &str) -> Result<Vec<proto::CaseExchange>, CallError> {
+        let request = proto::ListExchangesRequest { case_id: case.into(), read: None };
+        Ok(self.read(request).await?.exchanges)
+    }
+
+    /// A message as it was sent or received.
+    pub async fn message_body(&self, case: &str, body: proto::BodyReference) -> Result<Vec<u8>, CallError> {
+        let request = proto::GetMessageBodyRequest { case_id: case.into(), body: Some(body), read: None };
+        Ok(self.read(request).await?.body.to_vec())
     }
 
     // ---- Catalogue and directory ----

@@ -11,15 +11,19 @@
 //! | `desk` | one caller's calls to the public interface |
 //! | `ledger` | every acknowledged step, to be asked for at the end |
 //! | `story` | the visitor's way through the centre |
+//! | `hall` | the hall board, and a workstation that dies |
+//! | `channel` | a channel, and the connector that a node looks after |
 //! | `writers` | the clients that work beside it |
 //! | `verdict` | every acknowledged step read back from every node's own store |
 //!
 //! Everything goes through the public interface, as any client's calls would; the one liberty taken is SIGKILL.
 
 mod certificates;
+mod channel;
 mod cluster;
 mod desk;
 mod fixtures;
+mod hall;
 mod ledger;
 mod ports;
 mod prepare;
@@ -54,6 +58,9 @@ pub struct DevArgs {
     /// Make the directory with everything in it, and start nothing.
     #[arg(long, requires = "dir", conflicts_with = "once")]
     pub prepare: bool,
+    /// Be the connector of the story in this directory: what a node of it starts.
+    #[arg(long, requires = "dir", conflicts_with_all = ["once", "prepare"], hide = true)]
+    pub connector: bool,
     /// Repeats the random choices of an earlier run, which printed it.
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
@@ -74,14 +81,15 @@ pub fn run(arguments: &DevArgs) -> ExitCode {
             println!("{}", prepare::DevFile::path(directory).display());
             return Ok(());
         }
+        if arguments.connector {
+            let directory = arguments.dir.as_deref().context("--connector needs --dir")?;
+            return runtime()?.block_on(channel::work(directory));
+        }
         let (directory, temporary) = match &arguments.dir {
             Some(directory) => (directory.clone(), false),
             None => (temporary_directory()?, true),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting the runtime of okno dev")?;
+        let runtime = runtime()?;
         let outcome = runtime.block_on(scene::run(arguments, &directory, &terminal));
         // Whatever still runs in the background must not outlive the children it talks to.
         runtime.shutdown_background();
@@ -102,6 +110,11 @@ pub fn run(arguments: &DevArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("starting the runtime of okno dev")
 }
 
 fn temporary_directory() -> Result<PathBuf> {

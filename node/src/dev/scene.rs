@@ -1,7 +1,9 @@
 //! The course of one `okno dev`: prepare, start, fill, tell the story under load with the leader killed in the middle
 //! of it, reach the verdict, and then either stop or stay.
 
+use super::channel::{self, Channel};
 use super::cluster::DevCluster;
+use super::hall::Hall;
 use super::ledger::Ledger;
 use super::story::Story;
 use super::terminal::{Terminal, counted, decimal};
@@ -34,6 +36,7 @@ pub async fn run(arguments: &DevArgs, directory: &Path, terminal: &Terminal) -> 
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut cluster = DevCluster::open(directory, arguments.nodes)?;
+    channel::name_connector(&cluster.file)?;
     let local = LocalSet::new();
     let played = tokio::select! {
         played = local.run_until(play(arguments, &mut cluster, terminal)) => played.map(|()| true),
@@ -88,6 +91,8 @@ async fn play(arguments: &DevArgs, cluster: &mut DevCluster, terminal: &Terminal
     terminal.say(&format!("Узлы нашли друг друга, ведёт узел {leader} (срок {term})"));
 
     let service = fill(cluster, terminal).await?;
+    cluster.wait_level().await?;
+    channel::install(cluster.admin(), &service.code, terminal).await?;
 
     let ledger = Ledger::default();
     let stop = Rc::new(Cell::new(false));
@@ -125,6 +130,12 @@ async fn play(arguments: &DevArgs, cluster: &mut DevCluster, terminal: &Terminal
         counted(ledger.writes(), "шаг", "шага", "шагов"),
         counted(visitors + 1, "посетитель", "посетителя", "посетителей")
     ));
+
+    let hall = Hall { terminal, kiosk: &kiosk, officer: &officer, ledger: &ledger, service: &service };
+    hall.tell(cluster).await.context("the hall")?;
+    let exchange = Channel { terminal, officer: &officer, ledger: &ledger, service: &service, run: &run };
+    exchange.tell(cluster).await.context("the channel")?;
+    cluster.check_running()?;
 
     let verdict = verdict::reach(cluster, &ledger).await?;
     terminal.say(&format!(
@@ -264,6 +275,7 @@ fn how_to_talk(cluster: &DevCluster, terminal: &Terminal) {
     terminal.plain(&format!("  oknoctl --config {context} status"));
     terminal.plain(&format!("  oknoctl --config {context} catalogue show"));
     terminal.plain(&format!("  oknoctl --config {context} queue list --office {}", fixtures::STORY_OFFICE));
+    terminal.plain(&format!("  oknoctl --config {context} channel show {}", channel::CHANNEL));
     terminal.plain(&format!("  oknoctl --config {context} bench"));
     terminal.plain(&format!(
         "Адреса, сертификаты и номера процессов: {}",

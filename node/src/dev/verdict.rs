@@ -194,10 +194,10 @@ async fn read_tickets(
 fn progress(state: proto::TicketState) -> Option<TicketEntry> {
     match state {
         proto::TicketState::Unspecified => None,
-        proto::TicketState::Waiting => Some(TicketEntry::Taken),
+        proto::TicketState::Waiting | proto::TicketState::PutOff => Some(TicketEntry::Taken),
         proto::TicketState::Called => Some(TicketEntry::Called),
         proto::TicketState::InService => Some(TicketEntry::Begun),
-        proto::TicketState::Finished => Some(TicketEntry::Finished),
+        proto::TicketState::Finished | proto::TicketState::Closed => Some(TicketEntry::Finished),
     }
 }
 

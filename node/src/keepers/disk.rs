@@ -15,9 +15,10 @@ use okno_cluster::{
     ClusterHandle,
     api::{Proposer, Role},
 };
-use okno_ops::disk::{Gauge, Level, Room, Slowness, Threshold, Thresholds, better, cluster_level};
-use okno_runtime::intake::{self, Intake};
+use okno_ops::disk::{Gauge, Level, Room, Slowness, Threshold, Thresholds, cluster_level, successor};
+use okno_runtime::intake::{self, Intake, Reason};
 use std::{
+    collections::BTreeSet,
     ffi::CString,
     fs::{File, OpenOptions},
     io,
@@ -192,7 +193,7 @@ pub async fn keep(parts: Parts) {
         let (slow_appends, now) = parts.cluster.disk_slow();
         let slow = slowness.look(slow_appends, now);
         parts.tell_slow(slow, slow_appends);
-        let voters = parts.levels();
+        let voters = parts.voters();
         let own = gauge.level();
         parts.open_and_close(own, &voters);
         if handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_EVERY)
@@ -244,11 +245,14 @@ impl Parts {
         self.alarms.set(kinds::DISK_SLOW, slow.then(reason));
     }
 
-    /// What the others say, by their alarms; one that says nothing is fine.
-    fn levels(&self) -> Vec<Said> {
+    /// What the other voters say, by their alarms; one that says nothing is fine. A learner's disk holds nobody up, and
+    /// a learner takes no leadership.
+    fn voters(&self) -> Vec<Said> {
         let all = self.cluster.alarms();
         let own = self.cluster.node_id();
-        let said = all.iter().filter(|member| member.node != own).map(|member| {
+        let voters: BTreeSet<u64> = self.cluster.members().voters().collect();
+        let others = all.iter().filter(|member| member.node != own && voters.contains(&member.node));
+        let said = others.map(|member| {
             let stands = |kind: &str| member.alarms.iter().any(|alarm| alarm.kind == kind);
             let level = if stands(kinds::DISK_STOPPED) {
                 Level::Stop
@@ -269,16 +273,17 @@ impl Parts {
         let mut voters: Vec<Level> = others.iter().map(|said| said.level).collect();
         voters.push(own);
         // Those that were not heard yet count as fine.
-        voters.resize(voters.len().max(self.cluster.status().members.len()), Level::Fine);
+        voters.resize(voters.len().max(self.cluster.members().voters().count()), Level::Fine);
         let level = match cluster_level(own, &voters) {
             Level::Fine | Level::Low => intake::Level::Open,
             Level::StopNew => intake::Level::Completions,
             Level::Stop => intake::Level::Closed,
         };
-        if level != self.intake.level() {
+        if level != self.intake.level_of(Reason::Disk) {
             tracing::warn!(?level, own = %own, "the disks move the intake");
         }
-        self.intake.set(level, self.cluster.level());
+        self.intake.set_feature_level(self.cluster.level());
+        self.intake.set(Reason::Disk, level, "");
     }
 
     /// Whom to hand leadership over to; `None`: it stays.
@@ -291,12 +296,7 @@ impl Parts {
             |node: u64| status.members.iter().any(|m| m.id == node && m.connected && !m.quarantined);
         let fast = others.iter().filter(|said| !said.slow && reached(said.node));
         let fast: Vec<(u64, Level)> = fast.map(|said| (said.node, said.level)).collect();
-        if own == Level::Stop {
-            return better(own, &fast);
-        }
-        // A slow disk is better than one that takes nothing.
-        let sound: Vec<_> = fast.into_iter().filter(|(_, level)| *level < Level::StopNew).collect();
-        if slow { better(Level::Stop, &sound) } else { None }
+        successor(own, slow, &fast)
     }
 }
 

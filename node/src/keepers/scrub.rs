@@ -13,10 +13,9 @@ use okno_cluster::{
     shell::fatal::{EXIT_IO, Fatal},
 };
 use okno_storage::{
-    engine::Engine,
     error::StorageError,
-    rocks::RocksEngine,
     scrub::{Pass, Seen},
+    snapshot::{Home, RocksHome},
 };
 use std::{
     sync::{
@@ -27,8 +26,11 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Read in one go: some milliseconds of a disk, and a bound on what a step holds in memory.
-const STEP_BYTES: u64 = 1024 * 1024;
+/// Read in one go: some milliseconds of a disk and of a processor, and a bound on what a step holds in memory.
+const STEP_BYTES: u64 = 256 * 1024;
+/// Rest after each step, in times that it took, whatever the rate allows: where rows are small, what costs is the processor, which
+/// those who serve need.
+const RESTS: u32 = 9;
 /// Orphans named in the alarm; the log has more.
 const ORPHANS_NAMED: usize = 3;
 
@@ -62,7 +64,7 @@ impl Figures {
 pub struct Parts {
     pub cluster: Arc<ClusterHandle>,
     pub alarms: Arc<Alarms>,
-    pub engine: Arc<RocksEngine>,
+    pub home: Arc<RocksHome>,
     pub settings: ScrubSection,
     pub figures: Arc<Figures>,
     pub stop: CancellationToken,
@@ -93,7 +95,7 @@ impl Parts {
         let mut pass = Pass::default();
         loop {
             let began = Instant::now();
-            let (engine, before) = (self.engine.clone(), pass.seen().clone());
+            let (engine, before) = (self.home.engine(), pass.seen().clone());
             let budget = usize::try_from(STEP_BYTES.min(rate)).unwrap_or(usize::MAX);
             let step = tokio::task::spawn_blocking(move || {
                 let step = pass.step(&*engine.view(), budget);
@@ -108,10 +110,10 @@ impl Parts {
             if step? {
                 return Ok(Some(pass.seen().clone()));
             }
-            let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
+            let (took, due) = (began.elapsed(), Duration::from_secs_f64(bytes as f64 / rate as f64));
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(due.saturating_sub(began.elapsed())) => {}
+                () = tokio::time::sleep(due.saturating_sub(took).max(took * RESTS)) => {}
             }
         }
     }

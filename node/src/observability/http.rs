@@ -5,6 +5,7 @@
 
 use super::{
     alarms::{Alarms, KINDS, Standing},
+    logs::Logs,
     metrics::Metrics,
 };
 use axum::{
@@ -14,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use std::{fmt::Write, sync::Arc};
+use std::{fmt::Write, sync::Arc, time::Instant};
 
 /// Whether something holds, or why not.
 pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -38,12 +39,35 @@ impl Checks {
     }
 }
 
-/// What the port shows.
+/// What the port shows, and the service of the same purpose.
 pub struct Ops {
+    pub node_id: u64,
+    pub started: Instant,
     pub metrics: Metrics,
     pub live: Checks,
     pub ready: Checks,
     pub alarms: Arc<Alarms>,
+    pub logs: Arc<Logs>,
+    /// The effective settings, as a file.
+    pub settings: String,
+}
+
+impl Ops {
+    /// The page of figures.
+    pub fn page(&self) -> String {
+        let mut text = self.metrics.render();
+        let standing = self.alarms.list();
+        // Every kind, so that an alert sees the end of an alarm as well; kinds that are made up are not labels.
+        text.push_str(
+            "# HELP okno_alarm Whether an alarm of this kind stands on this node\n# TYPE okno_alarm gauge\n",
+        );
+        for row in KINDS {
+            let stands = u8::from(standing.iter().any(|one| one.alarm.kind == row.kind));
+            let (kind, severity) = (row.kind, row.severity.name());
+            let _ = writeln!(text, "okno_alarm{{kind=\"{kind}\",severity=\"{severity}\"}} {stands}");
+        }
+        text
+    }
 }
 
 pub fn router(ops: Arc<Ops>) -> Router {
@@ -55,18 +79,11 @@ pub fn router(ops: Arc<Ops>) -> Router {
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
-    let mut text = ops.metrics.render();
-    let standing = ops.alarms.list();
-    // Every kind, so that an alert sees the end of an alarm as well; kinds that are made up are not labels.
-    text.push_str(
-        "# HELP okno_alarm Whether an alarm of this kind stands on this node\n# TYPE okno_alarm gauge\n",
-    );
-    for row in KINDS {
-        let stands = standing.iter().any(|one| one.alarm.kind == row.kind);
-        let (kind, severity) = (row.kind, row.severity.name());
-        let _ = writeln!(text, "okno_alarm{{kind=\"{kind}\",severity=\"{severity}\"}} {}", u8::from(stands));
+    // Asks the database and walks a directory: not on a network thread.
+    match tokio::task::spawn_blocking(move || ops.page()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn live(State(ops): State<Arc<Ops>>, RawQuery(query): RawQuery) -> Response {

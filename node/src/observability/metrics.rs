@@ -1,10 +1,14 @@
 //! Figures for Prometheus. Labels are methods, codes and names fixed in the program; never an entity or a person.
+//!
+//! Two ways in: families registered with the `prometheus` library, and sources, which are asked at each scrape. What a
+//! family is called, is and means stands in [`super::described`]; a test holds a running node's page against it.
 
+use super::described::{self, Kind};
 use crate::access::RULES;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
 /// Highest gRPC code.
 const CODES: usize = 17;
@@ -50,13 +54,35 @@ impl MethodFigures {
     }
 }
 
+/// One sample with its full name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// As shown; a histogram's ends in `_bucket`, `_sum` or `_count`.
+    pub name: Cow<'static, str>,
+    /// Inside the braces, e.g. `family="log",level="0"`; values come from the program's text and the member list.
+    pub labels: String,
+    pub value: f64,
+}
+
+impl Sample {
+    pub fn plain(name: impl Into<Cow<'static, str>>, value: f64) -> Self {
+        Self { name: name.into(), labels: String::new(), value }
+    }
+
+    pub fn labelled(name: impl Into<Cow<'static, str>>, labels: String, value: f64) -> Self {
+        Self { name: name.into(), labels, value }
+    }
+}
+
 /// Where figures of the other crates come from: called at each scrape.
 pub type Source = Box<dyn Fn() -> Vec<(&'static str, f64)> + Send + Sync>;
+/// The same with full names and labels.
+pub type SampleSource = Box<dyn Fn() -> Vec<Sample> + Send + Sync>;
 
 /// Everything `/metrics` shows.
 pub struct Metrics {
     pub registry: Registry,
-    sources: Vec<(&'static str, Source)>,
+    sources: Vec<SampleSource>,
 }
 
 impl Metrics {
@@ -66,9 +92,15 @@ impl Metrics {
         Ok(Self { registry, sources: Vec::new() })
     }
 
-    /// Adds a source whose figures appear as `okno_<prefix>_<name>`; names ending in `_total` are counters.
+    /// Adds a source whose figures appear as `okno_<prefix>_<name>`, unless [`described::RENAMED`] knows better.
     pub fn add(&mut self, prefix: &'static str, source: Source) {
-        self.sources.push((prefix, source));
+        self.add_samples(Box::new(move || {
+            source().into_iter().filter_map(|(name, value)| described::sample(prefix, name, value)).collect()
+        }));
+    }
+
+    pub fn add_samples(&mut self, source: SampleSource) {
+        self.sources.push(source);
     }
 
     pub fn render(&self) -> String {
@@ -78,11 +110,23 @@ impl Metrics {
             Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
             Err(error) => format!("# {error}\n"),
         };
-        for (prefix, source) in &self.sources {
-            for (name, value) in source() {
-                let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-                let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
-                let _ = writeln!(text, "# TYPE okno_{prefix}_{name} {kind}\nokno_{prefix}_{name} {value}");
+        // A family stands in one piece, whichever sources its samples come from.
+        let mut families: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+        for sample in self.sources.iter().flat_map(|source| source()) {
+            families.entry(described::family_of(&sample.name).to_owned()).or_default().push(sample);
+        }
+        for (family, samples) in families {
+            let (kind, help) = described::find(&family).map_or_else(
+                || (Kind::guess(&family), described::UNDESCRIBED),
+                |known| (known.kind, known.help),
+            );
+            let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {}", kind.name());
+            for Sample { name, labels, value } in samples {
+                let _ = if labels.is_empty() {
+                    writeln!(text, "{name} {value}")
+                } else {
+                    writeln!(text, "{name}{{{labels}}} {value}")
+                };
             }
         }
         text
@@ -92,12 +136,23 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use okno_ops::exposition::Exposition;
 
     #[test]
     fn calls_and_sources_are_shown() {
         let mut metrics = Metrics::new().expect("registry");
         let figures = MethodFigures::register(&metrics.registry).expect("registered");
-        metrics.add("cluster", Box::new(|| vec![("fsyncs_total", 3.0), ("commits_per-fsync", 1.5)]));
+        metrics
+            .add("cluster", Box::new(|| vec![("raft_fsyncs_total", 3.0), ("raft_entries_per_fsync", 1.5)]));
+        metrics.add("storage", Box::new(|| vec![("rocksdb_writes", 7.0), ("rocksdb_l0_files_log", 1.0)]));
+        metrics.add("runtime", Box::new(|| vec![("timers_overdue_ms", 1_500.0)]));
+        metrics.add_samples(Box::new(|| {
+            vec![Sample::labelled(
+                "okno_storage_rocksdb_table_files",
+                "family=\"log\",level=\"0\"".into(),
+                2.0,
+            )]
+        }));
         let place = crate::access::find("/okno.v1.CaseService/AddDocument").expect("a method");
         figures.observe(place, 0, Duration::from_millis(1));
         figures.observe(place, 99, Duration::from_millis(1));
@@ -105,10 +160,20 @@ mod tests {
         for expected in [
             "okno_calls_total{code=\"Ok\",method=\"/okno.v1.CaseService/AddDocument\"} 1",
             "okno_call_seconds_count{method=\"/okno.v1.CaseService/AddDocument\"} 2",
-            "# TYPE okno_cluster_fsyncs_total counter\nokno_cluster_fsyncs_total 3",
-            "# TYPE okno_cluster_commits_per_fsync gauge\nokno_cluster_commits_per_fsync 1.5",
+            "# TYPE okno_cluster_raft_fsyncs_total counter\nokno_cluster_raft_fsyncs_total 3",
+            "# TYPE okno_cluster_raft_entries_per_fsync gauge\nokno_cluster_raft_entries_per_fsync 1.5",
+            "okno_storage_rocksdb_writes_total 7",
+            "okno_runtime_timers_overdue_seconds 1.5",
+            "okno_storage_rocksdb_table_files{family=\"log\",level=\"0\"} 2",
         ] {
-            assert!(text.contains(expected), "{expected} is missing");
+            assert!(text.contains(expected), "{expected} is missing:\n{text}");
+        }
+        assert!(!text.contains("l0_files"), "told by level instead");
+        let parsed = Exposition::parse(&text).expect("well-formed");
+        for (name, family) in &parsed.families {
+            if name.starts_with("okno_") {
+                assert_ne!(family.help, described::UNDESCRIBED, "{name}");
+            }
         }
     }
 }

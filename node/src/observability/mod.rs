@@ -1,11 +1,17 @@
 //! What an operator sees of a node: logs, metrics, health, alarms, and the log of security events.
 
 pub mod alarms;
+pub mod channels;
+pub mod described;
+pub mod figures;
 pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod panics;
+pub mod population;
 pub mod security;
+pub mod support;
+pub mod traces;
 
 use std::error::Error;
 

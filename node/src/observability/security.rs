@@ -42,6 +42,10 @@ pub const FILE: &str = "security.log";
 pub enum EventKind {
     Denied,
     PersonalRead,
+    /// Somebody changed how this node is run: what it logs, for one.
+    Operated,
+    /// What happened to the machine's power (R-R4).
+    Power,
 }
 
 /// What happened; texts are short and hold no personal data beyond ids.

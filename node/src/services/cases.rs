@@ -30,7 +30,7 @@ const CASES_PAGE: (u32, u32) = (50, 200);
 const HISTORY_PAGE: (u32, u32) = (100, 500);
 
 /// The id of a case as it stands in its key: checked here, so that a malformed one is a clear refusal.
-fn case_ref(id: &str) -> Result<EntityRef, Failure> {
+pub fn case_ref(id: &str) -> Result<EntityRef, Failure> {
     required("case_id", id)?;
     let uuid = uuid::Uuid::try_parse(id).ok().map(|uuid| uuid.to_string());
     match uuid {
@@ -65,7 +65,7 @@ impl Desk {
     }
 
     /// A case the caller may read, recorded as read.
-    fn readable_case(&self, context: &CallContext, id: &str) -> Result<Read<Case>, Failure> {
+    pub fn readable_case(&self, context: &CallContext, id: &str) -> Result<Read<Case>, Failure> {
         let scope = self.scope(context)?;
         let case = self.query.case(id).map_err(|error| self.unreadable(error))?.ok_or_else(case_unknown)?;
         scope
@@ -149,6 +149,24 @@ impl CaseService for Cases {
             let command = Command::Advance { step: convert::cases::step_from(message.step)? };
             match desk.case_command(&context, request, target, command).await? {
                 (Reply::Advanced(advanced), meta) => Ok(advanced_response(advanced, meta)),
+                _ => Err(wrong_reply()),
+            }
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn take_over_case(
+        &self,
+        request: Request<v1::TakeOverCaseRequest>,
+    ) -> Result<Response<v1::TakeOverCaseResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::TakeOverCaseRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            let target = case_ref(&message.case_id)?;
+            match desk.case_command(&context, request, target, Command::TakeOver).await? {
+                (Reply::TakenOver { officer, before }, meta) => {
+                    Ok(v1::TakeOverCaseResponse { meta, officer, officer_before: before })
+                }
                 _ => Err(wrong_reply()),
             }
         };

@@ -2,12 +2,13 @@
 
 use super::{
     desk::{Desk, WriteRequest},
+    members,
     transfers::Transfers,
     watch::stopping,
 };
 use crate::{
-    convert::{required, timestamp},
-    failure::Failure,
+    convert::{actor, history::tell_own, required, timestamp},
+    failure::{Failure, Language},
     front::CallContext,
 };
 use futures::Stream;
@@ -17,8 +18,11 @@ use okno_cluster::{
 };
 use okno_domain::entity::RefusalClass;
 use okno_proto::v1::{self, cluster_service_server::ClusterService, watch_notices_response::Update};
-use okno_runtime::{shard::check_request_id, sys::level_unsupported};
-use okno_storage::commit::{EntityKey, SystemOp};
+use okno_runtime::{query::OwnHistoryEntry, shard::check_request_id, sys::level_unsupported};
+use okno_storage::{
+    commit::{EntityKey, SystemOp},
+    members::MemberChange,
+};
 use std::{
     pin::Pin,
     sync::Arc,
@@ -39,6 +43,8 @@ impl Clusters {
     }
 }
 
+/// Events of a page: unless asked for, and at most.
+const EVENTS_PAGE: (u32, u32) = (50, 200);
 /// Notices on their way to one reader.
 const QUEUE_MAX: usize = 64;
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -55,6 +61,7 @@ fn member(status: &ClusterStatus, member: &MemberStatus) -> v1::Member {
         leader: status.leader == Some(member.id),
         self_: member.id == status.node_id,
         feature_level: member.feature_level.unwrap_or_default(),
+        learner: member.learner,
     }
 }
 
@@ -157,6 +164,53 @@ impl ClusterService for Clusters {
             };
             let term = desk.cluster.status().term;
             Ok(v1::TransferLeaderResponse { leader, term, served_by: desk.node_id })
+        };
+        self.desk.handle(request, handler).await
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<v1::AddMemberRequest>,
+    ) -> Result<Response<v1::AddMemberResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::AddMemberRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            check_request_id(request.request_id).map_err(Failure::Refused)?;
+            let v1::AddMemberRequest { node_id, address, dry_run, .. } = message;
+            required("address", &address)?;
+            let change = MemberChange::AddLearner { node_id, peer_address: address, incarnation: None };
+            let change = Some(members::change(&desk, change, dry_run).await?);
+            Ok(v1::AddMemberResponse { change })
+        };
+        self.desk.handle(request, handler).await
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<v1::PromoteMemberRequest>,
+    ) -> Result<Response<v1::PromoteMemberResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::PromoteMemberRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            check_request_id(request.request_id).map_err(Failure::Refused)?;
+            let change = MemberChange::Promote { node_id: message.node_id };
+            let change = Some(members::change(&desk, change, message.dry_run).await?);
+            Ok(v1::PromoteMemberResponse { change })
+        };
+        self.desk.handle(request, handler).await
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::RemoveMemberRequest| async move {
+            let meta = message.meta.take();
+            let request = WriteRequest::of(&context, meta, &message)?;
+            check_request_id(request.request_id).map_err(Failure::Refused)?;
+            let change = MemberChange::Remove { node_id: message.node_id };
+            let change = Some(members::change(&desk, change, message.dry_run).await?);
+            Ok(v1::RemoveMemberResponse { change })
         };
         self.desk.handle(request, handler).await
     }
@@ -292,6 +346,34 @@ impl ClusterService for Clusters {
         self.desk.handle(request, handler).await
     }
 
+    async fn list_system_events(
+        &self,
+        request: Request<v1::ListSystemEventsRequest>,
+    ) -> Result<Response<v1::ListSystemEventsResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListSystemEventsRequest| async move {
+            let page = desk.page(&context, message.page_size, EVENTS_PAGE, b"", &message.page_token)?;
+            let before = match page.after {
+                None => u64::MAX,
+                Some(position) => {
+                    u64::from_be_bytes(position.try_into().map_err(|_| Failure::page_token_stale())?)
+                }
+            };
+            desk.read_point(&context, message.read.as_ref()).await?;
+            let meta = desk.read_meta();
+            // One more than the page: whether there is another page.
+            let mut found = desk.long_read(|| desk.query.own_history(before, page.size + 1))?;
+            let more = found.len() > page.size;
+            found.truncate(page.size);
+            let next_page_token = match found.last() {
+                Some(last) if more => desk.next_page(&context, b"", &last.index.to_be_bytes()),
+                _ => String::new(),
+            };
+            let events = found.iter().flat_map(|entry| own_events(entry, context.language)).collect();
+            Ok(v1::ListSystemEventsResponse { meta, events, next_page_token })
+        };
+        self.desk.handle(request, handler).await
+    }
+
     type WatchNoticesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchNoticesResponse, Status>> + Send>>;
 
     async fn watch_notices(
@@ -316,6 +398,21 @@ impl ClusterService for Clusters {
         };
         self.desk.handle(request, handler).await
     }
+}
+
+fn own_events(entry: &OwnHistoryEntry, language: Language) -> impl Iterator<Item = v1::JournalEvent> {
+    (0_u32..).zip(&entry.events).map(move |(number, event)| {
+        let told = tell_own(event, language);
+        v1::JournalEvent {
+            index: entry.index,
+            number,
+            time: timestamp(entry.time_ms),
+            actor: actor(&entry.origin.principal, &entry.origin.workstation, ""),
+            kind: told.kind.to_owned(),
+            text: told.text,
+            details: told.details,
+        }
+    })
 }
 
 /// Until the reader goes (`None`) or the node does.

@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
     front::CallContext,
     observability::security::{Event, EventKind, SecurityLog},
-    services::workstations::Leases,
+    services::{board::Boards, hand_out::Traffic, workstations::Leases},
     token::Tokens,
 };
 use okno_cluster::{
@@ -14,6 +14,7 @@ use okno_cluster::{
 };
 use okno_domain::{
     entity::{EntityRef, Principal},
+    level,
     registry::{AnyCommand, AnyReply},
 };
 use okno_proto::v1;
@@ -49,6 +50,10 @@ pub struct Desk {
     pub record_reads: bool,
     pub notices: Arc<Notices>,
     pub leases: Leases,
+    /// Channels' messages on their way through this node.
+    pub traffic: Arc<Traffic>,
+    /// Halls whose board somebody watches.
+    pub boards: Boards,
     /// One permit per watch stream.
     pub watches: Arc<Semaphore>,
     /// Streams end when the node stops.
@@ -59,8 +64,8 @@ pub struct Desk {
 pub struct WriteRequest {
     pub principal: Principal,
     pub request_id: Uuid,
-    attempt: u32,
-    workstation: String,
+    pub attempt: u32,
+    pub workstation: String,
     pub hash: [u8; 32],
 }
 
@@ -73,6 +78,16 @@ impl WriteRequest {
     /// Takes `meta` apart; `body` is the message without it, which the hash covers together with the method.
     pub fn of(
         context: &CallContext,
+        meta: Option<v1::RequestMeta>,
+        body: &impl Message,
+    ) -> Result<Self, Failure> {
+        Self::of_method(context, context.rule.method, meta, body)
+    }
+
+    /// The same for what is said on a stream and is a request of another method.
+    pub fn of_method(
+        context: &CallContext,
+        method: &str,
         meta: Option<v1::RequestMeta>,
         body: &impl Message,
     ) -> Result<Self, Failure> {
@@ -93,7 +108,7 @@ impl WriteRequest {
             ));
         }
         let mut hash = Sha256::new();
-        hash.update(context.rule.method.as_bytes());
+        hash.update(method.as_bytes());
         hash.update([0]);
         hash.update(meta.workstation.as_bytes());
         hash.update([0]);
@@ -149,6 +164,11 @@ impl Desk {
         command: AnyCommand,
     ) -> Result<(AnyReply, Option<v1::WriteMeta>), Failure> {
         let request_id = request.request_id;
+        let (level, needed) = (self.cluster.level(), level::of(&command));
+        if level < needed {
+            // Whoever leads may run the program before this one, and could not read it (rule 9).
+            return Err(Failure::Refused(level::low(level, needed)));
+        }
         let call = Call {
             principal: request.principal,
             workstation: request.workstation,
@@ -204,7 +224,7 @@ impl Desk {
         }
     }
 
-    fn write_meta(&self, index: u64) -> Option<v1::WriteMeta> {
+    pub fn write_meta(&self, index: u64) -> Option<v1::WriteMeta> {
         Some(v1::WriteMeta {
             applied_index: index,
             served_by: self.node_id,
@@ -322,6 +342,17 @@ impl Desk {
     pub fn record_denial(&self, context: &CallContext, reason: &str) {
         // The denial stands whether or not it could be recorded.
         let _ = self.record(context, EventKind::Denied, reason);
+    }
+
+    /// Records that somebody changes how this node is run, before it is done.
+    pub fn record_operated(&self, context: &CallContext, subject: &str) -> Result<(), Failure> {
+        self.record(context, EventKind::Operated, subject).map_err(|()| {
+            Failure::not_applied(
+                "SECURITY_LOG_UNAVAILABLE",
+                Duration::from_secs(1),
+                "the change cannot be recorded",
+            )
+        })
     }
 
     fn record(&self, context: &CallContext, kind: EventKind, subject: &str) -> Result<(), ()> {

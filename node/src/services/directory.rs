@@ -2,7 +2,7 @@
 
 use super::desk::{Desk, WriteRequest, wrong_reply};
 use crate::{
-    convert::{directory as wire, required},
+    convert::{directory as wire, queue_settings as settings, required},
     failure::Failure,
     front::CallContext,
 };
@@ -120,6 +120,29 @@ impl DirectoryService for Directories {
         put!(self, request, RemovePersonRequest => RemovePersonResponse, |message| {
             Ok(Command::RemovePerson { id: message.person_id })
         })
+    }
+
+    async fn put_queue_settings(
+        &self,
+        request: Request<v1::PutQueueSettingsRequest>,
+    ) -> Result<Response<v1::PutQueueSettingsResponse>, Status> {
+        put!(self, request, PutQueueSettingsRequest => PutQueueSettingsResponse, |message| {
+            Ok(Command::PutQueueSettings(Box::new(settings::from(message.settings)?)))
+        })
+    }
+
+    async fn get_queue_settings(
+        &self,
+        request: Request<v1::GetQueueSettingsRequest>,
+    ) -> Result<Response<v1::GetQueueSettingsResponse>, Status> {
+        let handler = |desk: Arc<Desk>, context: CallContext, message: v1::GetQueueSettingsRequest| async move {
+            required("office", &message.office)?;
+            let (meta, directory) = desk.directory_at(&context, message.read.as_ref()).await?;
+            directory.office(&message.office).ok_or_else(|| unknown(&message.office))?;
+            let settings = settings::shown(&message.office, directory.queue_settings(&message.office));
+            Ok(v1::GetQueueSettingsResponse { meta, settings: Some(settings) })
+        };
+        self.0.handle(request, handler).await
     }
 
     async fn get_office(

@@ -1,22 +1,34 @@
 //! The gRPC services of `okno.v1`: one file each. They translate and ask; deciding is the domain's, ordering the
 //! cluster's (design §1).
 
+mod backups;
+pub mod board;
 mod cases;
 mod catalogue;
+mod channels;
 mod cluster;
+mod connector_streams;
+mod connectors;
 pub mod desk;
 mod directory;
+mod exchanges;
+pub mod hand_out;
+mod members;
 pub mod notices;
+mod operations;
 mod paging;
 mod queue;
+mod queue_stream;
 mod scope;
 mod transfers;
 mod watch;
 pub mod workstations;
 
+use crate::observability::http::Ops;
 use desk::Desk;
 use futures::future::BoxFuture;
 use okno_proto::v1;
+use okno_storage::snapshot::RocksHome;
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -58,6 +70,9 @@ impl tower::Service<http::Request<Body>> for ClientServices {
 /// All services of the clients' listener, with the bound on messages; `more` adds what is not of `okno.v1`.
 pub fn services(
     desk: &Arc<Desk>,
+    ops: &Arc<Ops>,
+    home: Option<&Arc<RocksHome>>,
+    backups: Option<Arc<crate::keepers::backups::Backups>>,
     message_bytes_max: usize,
     more: impl FnOnce(Routes) -> Routes,
 ) -> ClientServices {
@@ -82,8 +97,22 @@ pub fn services(
             cluster::Clusters::new(desk.clone())
         ))
         .add_service(server!(
+            operations_service_server::OperationsServiceServer,
+            operations::Operations::new(desk.clone(), ops.clone(), home.cloned())
+        ))
+        .add_service(server!(
             workstation_service_server::WorkstationServiceServer,
             workstations::Workstations(desk.clone())
+        ))
+        .add_service(server!(connectors_server::ConnectorsServer, connectors::ConnectorCalls(desk.clone())))
+        .add_service(server!(
+            exchange_service_server::ExchangeServiceServer,
+            exchanges::Exchanges(desk.clone())
+        ))
+        .add_service(server!(channel_service_server::ChannelServiceServer, channels::Channels(desk.clone())))
+        .add_service(server!(
+            backup_service_server::BackupServiceServer,
+            backups::BackupCalls { desk: desk.clone(), backups }
         ));
     ClientServices {
         cases: server!(case_service_server::CaseServiceServer, cases::Cases(desk.clone())),
@@ -96,11 +125,16 @@ pub fn services(
 const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Names for health checks, in the order of the listing above.
-pub const SERVICE_NAMES: [&str; 6] = [
+pub const SERVICE_NAMES: [&str; 11] = [
     "okno.v1.CaseService",
     "okno.v1.QueueService",
     "okno.v1.CatalogueService",
     "okno.v1.DirectoryService",
     "okno.v1.ClusterService",
+    "okno.v1.OperationsService",
     "okno.v1.WorkstationService",
+    "okno.v1.Connectors",
+    "okno.v1.ExchangeService",
+    "okno.v1.ChannelService",
+    "okno.v1.BackupService",
 ];

@@ -1,8 +1,11 @@
 //! What people at the workplaces must learn about the cluster (R-R1, R-R4): told to every attached workstation and
 //! to whoever watches notices. Each node tells what it sees itself, so notices arrive without a leader too.
 
-use crate::observability::alarms::{Alarms, KINDS, Severity, Standing, kinds};
-use okno_cluster::{ClusterHandle, ClusterStatus, NodePhase, api::Role};
+use crate::observability::{
+    alarms::{Alarms, Severity, Standing, kinds},
+    security::SecurityLog,
+};
+use okno_cluster::{ClusterHandle, ClusterStatus, MemberAlarm, MemberAlarms, NodePhase, api::Role};
 use okno_proto::v1;
 use parking_lot::Mutex;
 use std::{
@@ -93,11 +96,12 @@ impl Notices {
 }
 
 /// Looks at the cluster until `stop` and tells what changes; what the cluster part alarms about becomes the node's
-/// alarm.
+/// alarm, and so does a security log that takes nothing in.
 pub async fn follow(
     cluster: Arc<ClusterHandle>,
     notices: Arc<Notices>,
     alarms: Arc<Alarms>,
+    security: SecurityLog,
     stop: CancellationToken,
 ) {
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -111,7 +115,11 @@ pub async fn follow(
         }
         let status = cluster.status();
         follow_cluster(&status, &alarms);
-        tell_alarms(&alarms, &mut told, &notices);
+        let unrecorded =
+            security.is_failed().then(|| "it cannot be written: the node's log says why".to_owned());
+        alarms.set(kinds::SECURITY_LOG, unrecorded);
+        cluster.set_alarms(to_members(&alarms));
+        tell_alarms(&cluster.alarms(), status.node_id, &mut told, &notices);
         leader = compare(&status, leader, &notices);
     }
     notices.raise(
@@ -127,7 +135,8 @@ pub async fn follow(
 
 /// What the cluster part sees becomes alarms of this node.
 fn follow_cluster(status: &ClusterStatus, alarms: &Alarms) {
-    const FOLLOWED: [&str; 3] = [kinds::CLOCK_DEVIATES, kinds::HASH_DIFFERS, kinds::HASH_TIE];
+    const FOLLOWED: [&str; 4] =
+        [kinds::CLOCK_DEVIATES, kinds::CLOCK_STEP, kinds::HASH_DIFFERS, kinds::HASH_TIE];
     for kind in FOLLOWED {
         let words: Vec<&str> = status
             .alarms
@@ -156,40 +165,72 @@ fn follow_cluster(status: &ClusterStatus, alarms: &Alarms) {
     alarms.set(kinds::NO_LEADER, leaderless.then(|| "no leader is known to this node".to_owned()));
 }
 
-/// Tells workstations of alarms that people must know; `told` are the kinds whose notice stands.
-fn tell_alarms(alarms: &Alarms, told: &mut BTreeSet<&'static str>, notices: &Notices) {
-    let standing = alarms.list();
-    for row in KINDS.iter().filter(|row| row.tell) {
-        let key = format!("alarm-{}", row.kind);
-        let found = standing.iter().find(|one| one.alarm.kind == row.kind);
-        match found {
-            Some(Standing { alarm, .. }) if told.insert(row.kind) => {
-                let severity = match alarm.severity {
-                    Severity::Warning => v1::Severity::Warning,
-                    Severity::Alarm => v1::Severity::Alarm,
-                };
-                notices.raise(
-                    &key,
-                    &Words {
-                        severity,
-                        kind: row.kind,
-                        russian: alarm.text_ru.clone(),
-                        english: alarm.reason.clone(),
-                    },
-                );
+/// This node's alarms as the members are told of them.
+fn to_members(alarms: &Alarms) -> Vec<MemberAlarm> {
+    let standing = alarms.list().into_iter();
+    standing
+        .map(|Standing { alarm, since }| {
+            let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            MemberAlarm {
+                kind: alarm.kind.into_owned(),
+                severity: alarm.severity as u8,
+                since_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+                text_ru: alarm.text_ru,
+                text_en: alarm.reason,
             }
-            None if told.remove(row.kind) => notices.clear(
-                &key,
-                &Words {
-                    severity: v1::Severity::Info,
-                    kind: ALARM_OVER,
-                    russian: format!("Снято: {}", row.text_ru),
-                    english: format!("over: {}", row.kind),
-                },
-            ),
-            _ => {}
+        })
+        .collect()
+}
+
+/// Tells workstations of alarms that people must know, whichever member they stand on; `told` are those whose notice
+/// stands.
+fn tell_alarms(
+    members: &[MemberAlarms],
+    own: u64,
+    told: &mut BTreeSet<(&'static str, u64)>,
+    notices: &Notices,
+) {
+    let mut standing = BTreeSet::new();
+    for member in members {
+        for alarm in &member.alarms {
+            // What a newer member made up is told by those who know it.
+            let Some(row) = kinds::find(&alarm.kind).filter(|row| row.tell) else { continue };
+            standing.insert((row.kind, member.node));
+            if !told.insert((row.kind, member.node)) {
+                continue;
+            }
+            let severity = match Severity::of_number(alarm.severity) {
+                Severity::Warning => v1::Severity::Warning,
+                Severity::Alarm => v1::Severity::Alarm,
+            };
+            let (russian, english) = if member.node == own {
+                (alarm.text_ru.clone(), alarm.text_en.clone())
+            } else {
+                let node = member.node;
+                (format!("Сервер {node}: {}", alarm.text_ru), format!("node {node}: {}", alarm.text_en))
+            };
+            let words = Words { severity, kind: row.kind, russian, english };
+            notices.raise(&key_of(row.kind, member.node), &words);
         }
     }
+    let over: Vec<_> = told.difference(&standing).copied().collect();
+    for (kind, node) in over {
+        told.remove(&(kind, node));
+        let text = kinds::find(kind).map_or(kind, |row| row.text_ru);
+        notices.clear(
+            &key_of(kind, node),
+            &Words {
+                severity: v1::Severity::Info,
+                kind: ALARM_OVER,
+                russian: format!("Снято (сервер {node}): {text}"),
+                english: format!("over on node {node}: {kind}"),
+            },
+        );
+    }
+}
+
+fn key_of(kind: &str, node: u64) -> String {
+    format!("alarm-{kind}-{node}")
 }
 
 /// Tells the difference between the last look and this one; returns the leader known.
@@ -285,6 +326,7 @@ mod tests {
             clock_offset_ms: None,
             feature_level: None,
             quarantined: false,
+            learner: false,
         };
         ClusterStatus {
             node_id: 1,
@@ -308,18 +350,34 @@ mod tests {
     fn alarms_people_must_know_are_told_with_their_end() {
         let (alarms, notices, mut told) = (Alarms::default(), Notices::default(), BTreeSet::new());
         let (_, mut heard) = notices.subscribe();
+        let members = |alarms: &Alarms| {
+            [
+                MemberAlarms { node: 1, heard_ms_ago: 0, alarms: to_members(alarms) },
+                MemberAlarms { node: 2, heard_ms_ago: 90, alarms: to_members(alarms) },
+            ]
+        };
         alarms.raise((kinds::DISK_FULL, "3 % free"));
         alarms.raise((kinds::BACKUP_OVERDUE, "30 h"));
-        tell_alarms(&alarms, &mut told, &notices);
-        tell_alarms(&alarms, &mut told, &notices);
-        assert_eq!(notices.subscribe().0.len(), 1, "it stands for whoever attaches later");
+        tell_alarms(&members(&alarms), 1, &mut told, &notices);
+        tell_alarms(&members(&alarms), 1, &mut told, &notices);
+        assert_eq!(notices.subscribe().0.len(), 2, "they stand for whoever attaches later");
         alarms.clear(kinds::DISK_FULL);
-        tell_alarms(&alarms, &mut told, &notices);
-        let mut kinds = Vec::new();
+        tell_alarms(&members(&alarms), 1, &mut told, &notices);
+        let mut texts = Vec::new();
         while let Ok(notice) = heard.try_recv() {
-            kinds.push(notice.kind);
+            texts.push((notice.kind, notice.text_en));
         }
-        assert_eq!(kinds, ["DISK_FULL", "ALARM_OVER"]);
+        let text = |kind: &str, text: &str| (kind.to_owned(), text.to_owned());
+        assert_eq!(
+            texts,
+            [
+                text("DISK_FULL", "3 % free"),
+                text("DISK_FULL", "node 2: 3 % free"),
+                text("ALARM_OVER", "over on node 1: DISK_FULL"),
+                text("ALARM_OVER", "over on node 2: DISK_FULL"),
+            ]
+        );
+        assert!(notices.subscribe().0.is_empty());
     }
 
     #[test]

@@ -35,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// does not concern the reader.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is told to come back.
-const SLOW_MAX: Duration = Duration::from_secs(30);
+pub const SLOW_MAX: Duration = Duration::from_secs(30);
 /// Cases whose office and state one watch remembers.
 const KNOWN_MAX: usize = 10_000;
 
@@ -263,6 +263,9 @@ fn state_after(event: &AnyEvent) -> Option<State> {
     match event {
         AnyEvent::Case(Event::Opened(_)) => Some(State::Draft),
         AnyEvent::Case(Event::Stepped(stepped)) => Some(stepped.life.state()),
+        AnyEvent::Case(Event::Asked(dealt) | Event::Exchanged(dealt)) => {
+            dealt.life.as_ref().map(okno_domain::case::Life::state)
+        }
         _ => None,
     }
 }

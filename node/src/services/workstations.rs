@@ -15,13 +15,13 @@ use okno_proto::v1::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{Notify, broadcast::error::RecvError, mpsc},
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -45,6 +45,8 @@ pub struct Leases {
     lease: Duration,
     max: usize,
     held: Mutex<HashMap<String, Held>>,
+    /// Told when a workstation attaches or detaches, so that whoever rules learns it at once.
+    changed: Notify,
 }
 
 #[derive(Debug, Clone)]
@@ -57,11 +59,27 @@ struct Held {
 
 impl Leases {
     pub fn new(lease: Duration, max: usize) -> Self {
-        Self { lease, max, held: Mutex::default() }
+        Self { lease, max, held: Mutex::default(), changed: Notify::new() }
     }
 
     pub fn count(&self) -> usize {
         self.held.lock().len()
+    }
+
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// The workstations that hold a lease here, and for how long still; by name.
+    pub fn standing(&self, now: Instant) -> BTreeMap<String, Duration> {
+        let held = self.held.lock();
+        let standing = held.iter().filter(|(_, held)| held.expires > now);
+        standing.map(|(name, held)| (name.clone(), held.expires - now)).collect()
+    }
+
+    /// Until a workstation attaches or detaches.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Takes or takes over a workstation's lease; `None` when there are too many.
@@ -80,6 +98,7 @@ impl Leases {
         };
         let lease = Held { id, expires: now + self.lease, stream: CancellationToken::new() };
         held.insert(workstation.to_owned(), lease.clone());
+        self.changed.notify_one();
         Some(lease)
     }
 
@@ -98,6 +117,7 @@ impl Leases {
         let mut held = self.held.lock();
         if held.get(workstation).is_some_and(|held| held.id == id) {
             held.remove(workstation);
+            self.changed.notify_one();
         }
     }
 

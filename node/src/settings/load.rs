@@ -207,6 +207,12 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     if raft.election_min < raft.heartbeat * 3 {
         return fail("raft.election_min", "expected at least three heartbeats");
     }
+    if raft.keep_log_entries == 0 {
+        return fail("raft.keep_log_entries", "expected at least 1");
+    }
+    if raft.snapshot_bytes_per_second != 0 && raft.snapshot_bytes_per_second < 1 << 16 {
+        return fail("raft.snapshot_bytes_per_second", "expected 0 or at least 65536");
+    }
     if raft.election_max <= raft.election_min {
         return fail("raft.election_max", "expected more than raft.election_min");
     }
@@ -254,6 +260,72 @@ fn check(settings: &Settings) -> Result<(), (&'static str, String)> {
     }
     if settings.clients.workstation_lease < std::time::Duration::from_secs(1) {
         return fail("clients.workstation_lease", "expected at least 1s");
+    }
+    // A window must be known to be unattended within 30 s (R-R1); what is left is the leader's.
+    if settings.clients.workstation_lease > std::time::Duration::from_secs(25) {
+        return fail("clients.workstation_lease", "expected at most 25s");
+    }
+    crate::keepers::backups::check(&settings.backup)?;
+    check_tracing(&settings.tracing)?;
+    super::channels::check(&settings.channels, &settings.connectors)?;
+    check_power(&settings.power)
+}
+
+fn check_tracing(tracing: &super::TracingSection) -> Result<(), (&'static str, String)> {
+    if !(0.0..=1.0).contains(&tracing.sample_ratio) {
+        return Err(("tracing.sample_ratio", "expected a part from 0 to 1".into()));
+    }
+    let endpoint = &tracing.otlp_endpoint;
+    if !endpoint.is_empty()
+        && !endpoint.parse::<http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("http"))
+    {
+        return Err(("tracing.otlp_endpoint", format!("expected http://host:port, found {endpoint}")));
+    }
+    Ok(())
+}
+
+fn check_power(power: &super::PowerSection) -> Result<(), (&'static str, String)> {
+    let fail = |key: &'static str, detail: &str| Err((key, detail.to_owned()));
+    let ms = std::time::Duration::from_millis;
+    if !(ms(100)..=ms(60_000)).contains(&power.poll_every) {
+        return fail("power.poll_every", "expected 100ms to 1m");
+    }
+    if power.lost_after < power.poll_every * 2 {
+        return fail("power.lost_after", "expected at least two power.poll_every");
+    }
+    if power.battery_max.is_zero() {
+        return fail("power.battery_max", "expected more than 0s");
+    }
+    if power.charge_min > 90 {
+        return fail("power.charge_min", "expected 0 to 90 (percent)");
+    }
+    if power.finish_within > ms(60_000) {
+        return fail("power.finish_within", "expected at most 1m: the battery is nearly empty");
+    }
+    if power.shutdown_command.first().is_some_and(|program| !program.starts_with('/')) {
+        return fail("power.shutdown_command", "expected a program by its full path");
+    }
+    if power.ups.len() > crate::keepers::power::SUPPLIES_MAX {
+        return fail("power.ups", "expected at most 16 supplies");
+    }
+    let mut worth = 0_u32;
+    for (place, ups) in power.ups.iter().enumerate() {
+        if let Err(detail) = ups.name.parse::<okno_ops::power::UpsAddress>() {
+            return Err(("power.ups", detail));
+        }
+        if power.ups[..place].iter().any(|before| before.name == ups.name) {
+            return Err(("power.ups", format!("{} stands twice", ups.name)));
+        }
+        if !(1..=64).contains(&ups.supplies) {
+            return Err(("power.ups", format!("{}: supplies: expected 1 to 64", ups.name)));
+        }
+        if ups.user.is_empty() != ups.password_file.is_none() {
+            return Err(("power.ups", format!("{}: user and password_file stand together", ups.name)));
+        }
+        worth += ups.supplies;
+    }
+    if !power.ups.is_empty() && !(1..=worth).contains(&power.needs) {
+        return Err(("power.needs", format!("expected 1 to {worth}, what the supplies give together")));
     }
     Ok(())
 }
@@ -381,6 +453,60 @@ key = "pk.pem"
             "okno.toml:20: raft.election_min: expected at least",
         );
         check(&GOOD.replace("key = \"pk.pem\"", ""), &[], "peers.tls.key: required");
+        for (line, expected) in [
+            ("every = \"25h\"", "okno.toml:20: backup.every: expected 5s to 23h"),
+            ("archive_every = \"1m\"", "okno.toml:20: backup.archive_every: expected 100ms to 8s"),
+            (
+                "recipients = [\"ssh-rsa\"]",
+                "okno.toml:20: backup.recipients: \"ssh-rsa\" is not an age recipient",
+            ),
+            ("target = \"backups\"", "okno.toml:20: backup.target: expected an absolute path"),
+            ("rate = \"1KiB\"", "okno.toml:20: backup.rate: expected 0"),
+            ("keep = 3", "okno.toml:20: backup.keep: unknown field `keep`"),
+        ] {
+            check(&format!("{GOOD}\n[backup]\n{line}\n"), &[], expected);
+        }
+    }
+
+    #[test]
+    fn tracing_is_off_unless_asked_for_and_checked() {
+        let with = |text: &str| format!("{GOOD}\n[tracing]\n{text}\n");
+        let good = load_text(Path::new("okno.toml"), &with("sample_ratio = 1.0"), &[]).expect("good");
+        assert_eq!(good.tracing.otlp_endpoint, "");
+        let endpoint = with("otlp_endpoint = \"http://127.0.0.1:4317\"");
+        let good = load_text(Path::new("okno.toml"), &endpoint, &[]).expect("good");
+        assert_eq!(load_text(Path::new("x"), &good.to_toml(), &[]).expect("what is printed loads"), good);
+        for (line, expected) in [
+            ("sample_ratio = 1.5", "okno.toml:20: tracing.sample_ratio: expected a part from 0 to 1"),
+            ("otlp_endpoint = \"collector:4317\"", "okno.toml:20: tracing.otlp_endpoint: expected http://"),
+            (
+                "otlp_endpoint = \"https://collector:4317\"",
+                "okno.toml:20: tracing.otlp_endpoint: expected http://",
+            ),
+            ("endpoint = \"http://collector\"", "okno.toml:20: tracing.endpoint: unknown field"),
+        ] {
+            check(&with(line), &[], expected);
+        }
+    }
+
+    #[test]
+    fn power_is_checked() {
+        let with = |text: &str| format!("{GOOD}\n[power]\n{text}\n");
+        let ups = "[[power.ups]]\nname = \"a@localhost\"";
+        let good = load_text(Path::new("okno.toml"), &with(ups), &[]).expect("good");
+        assert_eq!((good.power.ups.len(), good.power.needs), (1, 1));
+        assert_eq!(load_text(Path::new("x"), &good.to_toml(), &[]).expect("what is printed loads"), good);
+        check(
+            &with("needs = 2\n[[power.ups]]\nname = \"a@h\""),
+            &[],
+            "okno.toml:20: power.needs: expected 1 to 1",
+        );
+        check(&with("[[power.ups]]\nname = \"a\""), &[], "power.ups: expected name@host");
+        check(&with("[[power.ups]]\nname = \"a@h\"\nuser = \"u\""), &[], "stand together");
+        check(&with(&format!("{ups}\n{ups}")), &[], "stands twice");
+        check(&with("[[power.ups]]\nname = \"a@h\"\nsupplys = 1"), &[], "unknown field `supplys`");
+        check(&with("lost_after = \"1s\""), &[], "power.lost_after: expected at least");
+        check(&with("shutdown_command = [\"poweroff\"]"), &[], "power.shutdown_command: expected a program");
     }
 
     #[test]

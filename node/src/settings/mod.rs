@@ -4,9 +4,11 @@
 //! where it stands (file and line, variable or flag), the key and what was expected there. A setting never holds
 //! a secret: keys are named by path.
 
+pub mod channels;
 mod load;
 mod parse;
 
+pub use channels::{ChannelsSection, ConnectorSection};
 pub use load::{ENV_PREFIX, Override, Place, SettingsError, load};
 
 use bytesize::ByteSize;
@@ -30,9 +32,15 @@ pub struct Settings {
     pub actors: ActorsSection,
     pub storage: StorageSection,
     pub log: LogSection,
+    pub tracing: TracingSection,
     pub security: SecuritySection,
     pub disk: DiskSection,
     pub scrub: ScrubSection,
+    pub backup: BackupSection,
+    pub power: PowerSection,
+    pub channels: ChannelsSection,
+    /// Connectors that this node starts and looks after, by name.
+    pub connectors: BTreeMap<String, ConnectorSection>,
 }
 
 /// Which cluster this node belongs to.
@@ -114,7 +122,8 @@ pub struct ClientsSection {
     pub watches_max: usize,
     /// Attached workstations at a time.
     pub workstations_max: usize,
-    /// A workstation is lost when nothing was heard of it for this long.
+    /// A workstation is lost when nothing was heard of it for this long; 25 s at most, so that its window is marked
+    /// within 30 s.
     #[serde(with = "humantime_serde")]
     pub workstation_lease: Duration,
 }
@@ -190,6 +199,15 @@ pub struct RaftSection {
     pub election_min: Duration,
     #[serde(with = "humantime_serde")]
     pub election_max: Duration,
+    /// The log is kept for a member that was heard within this; who is away longer is sent a copy of the database.
+    #[serde(with = "humantime_serde")]
+    pub keep_log_for: Duration,
+    /// Bytes of log kept for members that lag, about.
+    pub keep_log_bytes: u64,
+    /// Entries of the log kept in any case.
+    pub keep_log_entries: u64,
+    /// Bytes of a copy sent to another member in a second; 0: as fast as the network takes them.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Default for RaftSection {
@@ -199,6 +217,10 @@ impl Default for RaftSection {
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1_000),
+            keep_log_for: Duration::from_secs(600),
+            keep_log_bytes: 4 << 30,
+            keep_log_entries: 10_000,
+            snapshot_bytes_per_second: 64 << 20,
         }
     }
 }
@@ -268,6 +290,23 @@ impl Default for LogSection {
     fn default() -> Self {
         // The raft library (under `slog`) tells every vote; the cluster part tells what follows from them.
         Self { format: LogFormat::Json, filter: "info,slog=warn".into() }
+    }
+}
+
+/// Spans of calls for a collector of traces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TracingSection {
+    /// Where a collector takes OTLP over gRPC, as `http://host:port`. Without TLS: the collector's agent is on this machine
+    /// or on the servers' own network. Empty: no spans are made.
+    pub otlp_endpoint: String,
+    /// The part of calls that get a span when their caller does not say, from 0 to 1.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracingSection {
+    fn default() -> Self {
+        Self { otlp_endpoint: String::new(), sample_ratio: 0.01 }
     }
 }
 
@@ -345,6 +384,134 @@ impl Default for ScrubSection {
             first_after: Duration::from_secs(600),
             rate: ByteSize::mib(8),
         }
+    }
+}
+
+/// Backups of data and software, and the log archive between them (R-R6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupSection {
+    /// Directory on another medium, prepared by `oknoctl backup init`; empty: this node makes no backups. Several nodes
+    /// may share one.
+    pub target: PathBuf,
+    /// Age of the newest backup at which the next one is due.
+    #[serde(with = "humantime_serde")]
+    pub every: Duration,
+    /// Public keys (age1…) that can read the backups; the secret ones never come near a node. Empty: not encrypted.
+    pub recipients: Vec<String>,
+    /// Bytes a second read and written at most; 0: unbounded.
+    pub rate: ByteSize,
+    /// Archive the log between backups, so that any moment can be restored.
+    pub archive: bool,
+    /// How often the log is archived.
+    #[serde(with = "humantime_serde")]
+    pub archive_every: Duration,
+    /// How often everything on the target is read again and compared with its sums; 0s: never.
+    #[serde(with = "humantime_serde")]
+    pub scrub_every: Duration,
+    /// Allow a target on the medium that holds the data (a lost disk then takes both); an alarm says so for as long.
+    pub same_medium: bool,
+    /// Newest backups kept, and of how many days, weeks and months (UTC) the newest each.
+    pub keep_last: usize,
+    pub keep_daily: usize,
+    pub keep_weekly: usize,
+    pub keep_monthly: usize,
+    /// Files kept with the data beside the programs and the settings. No keys: whoever reads a backup has them.
+    pub more_files: Vec<PathBuf>,
+}
+
+impl Default for BackupSection {
+    fn default() -> Self {
+        Self {
+            target: PathBuf::new(),
+            every: Duration::from_secs(12 * 3_600),
+            recipients: Vec::new(),
+            rate: ByteSize::mib(32),
+            archive: true,
+            archive_every: Duration::from_secs(2),
+            scrub_every: Duration::from_secs(7 * 24 * 3_600),
+            same_medium: false,
+            keep_last: 2,
+            keep_daily: 7,
+            keep_weekly: 5,
+            keep_monthly: 12,
+            more_files: Vec::new(),
+        }
+    }
+}
+
+/// Uninterruptible supplies, and what is done when mains is lost (R-R4, `docs/power.md`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PowerSection {
+    /// Power units this machine cannot do without, of those that its supplies give together.
+    pub needs: u32,
+    /// How often each `upsd` is asked.
+    #[serde(with = "humantime_serde")]
+    pub poll_every: Duration,
+    /// Longest time on battery; the node leaves after it.
+    #[serde(with = "humantime_serde")]
+    pub battery_max: Duration,
+    /// The node leaves when a battery says that it lasts for less.
+    #[serde(with = "humantime_serde")]
+    pub runtime_min: Duration,
+    /// The node leaves at this charge, in percent.
+    pub charge_min: u8,
+    /// A battery must be low for this long before it is believed: figures jump when a supply changes over.
+    #[serde(with = "humantime_serde")]
+    pub confirm: Duration,
+    /// A supply that was not heard for this long is lost; on battery the node then leaves.
+    #[serde(with = "humantime_serde")]
+    pub lost_after: Duration,
+    /// Mains must stand for this long before it counts as back.
+    #[serde(with = "humantime_serde")]
+    pub steady: Duration,
+    /// Between the end of intake and the way down: time to end what was begun.
+    #[serde(with = "humantime_serde")]
+    pub finish_within: Duration,
+    /// Run when everything is on the disk and the node leaves for want of power; empty: nothing. The program and its
+    /// arguments, run as the node's user.
+    pub shutdown_command: Vec<String>,
+    /// The supplies of this machine; none: power is not watched.
+    pub ups: Vec<UpsSection>,
+}
+
+impl Default for PowerSection {
+    fn default() -> Self {
+        Self {
+            needs: 1,
+            poll_every: Duration::from_secs(1),
+            battery_max: Duration::from_secs(15 * 60),
+            runtime_min: Duration::from_secs(120),
+            charge_min: 10,
+            confirm: Duration::from_secs(3),
+            lost_after: Duration::from_secs(10),
+            steady: Duration::from_secs(30),
+            finish_within: Duration::from_secs(5),
+            shutdown_command: Vec::new(),
+            ups: Vec::new(),
+        }
+    }
+}
+
+/// One supply, asked through Network UPS Tools.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpsSection {
+    /// As NUT names it: `name@host` or `name@host:port`.
+    pub name: String,
+    /// Power units of this machine that hang on it.
+    pub supplies: u32,
+    /// A user of `upsd` (`upsmon secondary`), so that the primary waits for this node before it cuts the power.
+    pub user: String,
+    /// File that holds the user's password, alone on its line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for UpsSection {
+    fn default() -> Self {
+        Self { name: String::new(), supplies: 1, user: String::new(), password_file: None }
     }
 }
 

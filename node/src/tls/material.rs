@@ -32,6 +32,13 @@ pub enum TlsError {
     Rejected { what: &'static str, detail: String },
 }
 
+impl TlsError {
+    /// The process has no descriptors left: that says nothing of the files.
+    pub fn is_for_want_of_descriptors(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)))
+    }
+}
+
 /// A loaded revocation list with what tells a newer from an older one.
 struct RevocationList {
     path: PathBuf,
@@ -150,6 +157,19 @@ impl Material {
             .iter()
             .filter(|list| list.next_update.is_some_and(|next| next < now))
             .map(|list| list.path.clone())
+            .collect()
+    }
+
+    /// Lists of whose time little is left at `now`, seconds since the Unix epoch: a quarter, or a week of a long one.
+    pub fn lists_ending(&self, now: i64) -> Vec<(PathBuf, i64)> {
+        const NOTICE_SECONDS_MAX: i64 = 7 * 24 * 3600;
+        self.lists
+            .iter()
+            .filter_map(|list| {
+                let next = list.next_update?;
+                let notice = ((next - list.this_update) / 4).min(NOTICE_SECONDS_MAX);
+                (now <= next && next - now < notice).then(|| (list.path.clone(), next - now))
+            })
             .collect()
     }
 

@@ -9,6 +9,7 @@ use crate::{
     settings::TlsSection,
 };
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::{ServerConfig, pki_types::UnixTime};
 use std::{
     path::PathBuf,
@@ -47,6 +48,8 @@ pub struct Side {
     alarms: Arc<Alarms>,
     /// Checked on every new own certificate: see [`Side::require_own`].
     own_check: OnceLock<OwnCheck>,
+    /// Why the files that lie there now are not taken over: said once, they are looked at again and again.
+    refused: Mutex<Option<String>>,
 }
 
 /// Says what is wrong with a certificate we would present ourselves.
@@ -69,6 +72,7 @@ impl Side {
             connections: Arc::new(Connections::default()),
             alarms,
             own_check: OnceLock::new(),
+            refused: Mutex::default(),
         };
         side.watch_expiry(UnixTime::now());
         Ok(Arc::new(side))
@@ -125,15 +129,22 @@ impl Side {
             }
             Err(error) => {
                 let reason = crate::observability::chain(&error);
-                tracing::warn!(
-                    side = self.name,
-                    reason,
-                    "new certificate files refused, the old ones stay in force"
-                );
-                self.alarms.raise((alarm, reason.clone()));
+                if self.refused.lock().replace(reason.clone()).as_ref() != Some(&reason) {
+                    tracing::warn!(
+                        side = self.name,
+                        reason,
+                        "new certificate files refused, the old ones stay in force"
+                    );
+                }
+                if !error.is_for_want_of_descriptors() {
+                    self.alarms.raise((alarm, reason.clone()));
+                }
                 Reload::Refused { reason }
             }
         };
+        if !matches!(outcome, Reload::Refused { .. }) {
+            self.refused.lock().take();
+        }
         self.watch_expiry(now);
         outcome
     }
@@ -143,14 +154,26 @@ impl Side {
         const NOTICE_SECONDS: i64 = 14 * 24 * 3600;
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let material = self.in_force.load().material.clone();
-        let (lists, own) = match self.name {
-            "clients" => (kinds::TLS_CLIENTS_REVOCATION_LISTS, kinds::TLS_CLIENTS_CERTIFICATE),
-            _ => (kinds::TLS_PEERS_REVOCATION_LISTS, kinds::TLS_PEERS_CERTIFICATE),
+        let (lists, ends, own) = match self.name {
+            "clients" => (
+                kinds::TLS_CLIENTS_REVOCATION_LISTS,
+                kinds::TLS_CLIENTS_REVOCATION_ENDS,
+                kinds::TLS_CLIENTS_CERTIFICATE,
+            ),
+            _ => (
+                kinds::TLS_PEERS_REVOCATION_LISTS,
+                kinds::TLS_PEERS_REVOCATION_ENDS,
+                kinds::TLS_PEERS_CERTIFICATE,
+            ),
         };
         let expired = material.lists_expired(now).first().map(|path| {
             format!("{} has passed its next update: new connections are refused", path.display())
         });
         self.alarms.set(lists, expired);
+        let ending = material.lists_ending(now).first().map(|(path, left)| {
+            format!("{} ends in {} h: nobody is let in then", path.display(), left / 3_600)
+        });
+        self.alarms.set(ends, ending);
         let left = material.not_after() - now;
         let near = left < NOTICE_SECONDS;
         self.alarms

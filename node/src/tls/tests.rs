@@ -241,6 +241,25 @@ async fn an_expired_list_lets_nobody_in_and_raises_an_alarm() {
     assert!(refused(server.address, &good.section).await);
 }
 
+#[test]
+fn a_list_of_whose_time_little_is_left_raises_a_warning() {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let directory = tempfile::tempdir().expect("directory");
+    let ours = Authority::new(directory.path(), "ours");
+    let mut section = ours.issue("server", &["okno://kuzbass/peer/1"], 1).section;
+    let mut warned = |age: Duration, valid: Duration| {
+        section.revocation_lists = vec![ours.revoke(&[], age, valid)];
+        let alarms = Arc::new(Alarms::default());
+        Side::load("peers", "kuzbass", section.clone(), alarms.clone()).expect("loaded");
+        alarms.list().iter().any(|standing| standing.alarm.kind == "TLS_PEERS_REVOCATION_ENDS")
+    };
+    assert!(!warned(2 * HOUR, 4 * HOUR), "half of its time is left");
+    assert!(warned(Duration::from_secs(3_700 * 3), 4 * HOUR), "less than a quarter is");
+    assert!(!warned(100 * DAY, 108 * DAY), "more than a week is");
+    assert!(warned(102 * DAY, 108 * DAY));
+    assert!(!warned(2 * HOUR, HOUR), "it has ended: that is another alarm");
+}
+
 #[tokio::test]
 async fn silent_clients_and_too_many_connections_are_turned_away() {
     let directory = tempfile::tempdir().expect("directory");

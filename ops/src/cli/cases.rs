@@ -20,9 +20,6 @@ use okno_client::{
 };
 use std::path::{Path, PathBuf};
 
-/// Pages fetched by one command: more is a job for the API, not for a terminal.
-const PAGES_MAX: usize = 1_000;
-
 #[derive(Debug, Subcommand)]
 pub enum CaseCommand {
     /// Open a draft
@@ -434,23 +431,14 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
             "list by --applicant, --office, --state, --due-from or --due-to".to_owned(),
         ));
     };
-    let mut request = ListCasesRequest {
+    let request = ListCasesRequest {
         read: session.read(),
         filter: Some(CaseFilter { by: Some(by) }),
         page_size: args.page_size,
         page_token: args.page_token,
     };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if !args.all || response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.cases.append(&mut page.cases);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
+    let response =
+        if args.all { every_page!(session, request, cases) } else { session.call(request).await? };
     output::print(session.format, &response, |r| {
         let rows = r.cases.iter().map(|case| {
             [
@@ -475,23 +463,13 @@ async fn list(session: &Session, args: ListArgs) -> Result<(), Failure> {
 }
 
 async fn history(session: &Session, case: String) -> Result<(), Failure> {
-    let mut request = GetCaseHistoryRequest {
+    let request = GetCaseHistoryRequest {
         read: session.read(),
         case_id: case,
         page_size: 0,
         page_token: String::new(),
     };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.events.append(&mut page.events);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
+    let response = every_page!(session, request, events);
     output::print(session.format, &response, |r| {
         let rows = r.events.iter().map(|e| [e.index.to_string(), moment(e.time.as_ref()), actor(e), what(e)]);
         table(["INDEX", "TIME", "BY", "WHAT"], rows)

@@ -12,9 +12,6 @@ use okno_client::v1::{
 };
 use std::path::{Path, PathBuf};
 
-/// Services of one catalogue fit into far fewer pages.
-const PAGES_MAX: usize = 100;
-
 #[derive(Debug, Subcommand)]
 pub enum CatalogueCommand {
     /// Load catalogue files as one new version: the shipped ones, or every .toml below a folder
@@ -99,18 +96,8 @@ fn files(dir: &Path) -> Result<Vec<CatalogueFile>, Failure> {
 }
 
 async fn list(session: &Session) -> Result<(), Failure> {
-    let mut request = ListServicesRequest { read: session.read(), page_size: 0, page_token: String::new() };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.services.append(&mut page.services);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
+    let request = ListServicesRequest { read: session.read(), page_size: 0, page_token: String::new() };
+    let response = every_page!(session, request, services);
     output::print(session.format, &response, |r| {
         let rows = r.services.iter().map(|s| {
             [

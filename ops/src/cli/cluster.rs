@@ -1,4 +1,4 @@
-//! `oknoctl status`, `member`, `transfer-leader`, `digest`, `notices`, `entity` and `level`.
+//! `oknoctl status`, `transfer-leader`, `digest`, `notices`, `entity` and `level`.
 
 use super::{
     Failure, Session,
@@ -9,8 +9,8 @@ use futures::future::join_all;
 use okno_client::{
     CallOptions,
     v1::{
-        EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, ListMembersRequest, MemberRole,
-        NodePhase, PlaceMarkerRequest, RaiseLevelRequest, ReleaseEntityRequest, ShowEntityRequest,
+        EntityRef, GetDigestsRequest, GetStatusRequest, GetStatusResponse, MemberRole, NodePhase,
+        PlaceMarkerRequest, RaiseLevelRequest, ReleaseEntityRequest, ShowEntityRequest,
         TransferLeaderRequest, TransferLeaderResponse, watch_notices_response,
     },
 };
@@ -26,12 +26,6 @@ const TRANSFER_SEEN_WITHIN: Duration = Duration::from_secs(5);
 const DIGEST_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks at something that is about to change.
 const POLL: Duration = Duration::from_millis(100);
-
-#[derive(Debug, Subcommand)]
-pub enum MemberCommand {
-    /// List the members as the called node sees them
-    List,
-}
 
 #[derive(Debug, Args)]
 pub struct TransferArgs {
@@ -159,36 +153,6 @@ fn status_row(endpoint: &str, status: &GetStatusResponse) -> [String; 9] {
 
 fn node(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { id.to_string() }
-}
-
-pub async fn member(session: &Session, command: MemberCommand) -> Result<(), Failure> {
-    let MemberCommand::List = command;
-    let response = session.call(ListMembersRequest {}).await?;
-    output::print(session.format, &response, |r| {
-        let rows = r.members.iter().map(|m| {
-            [
-                m.node_id.to_string(),
-                m.address.clone(),
-                if m.leader { "leader".to_owned() } else { String::new() },
-                if m.self_ {
-                    "itself"
-                } else if m.connected {
-                    "yes"
-                } else {
-                    "NO"
-                }
-                .to_owned(),
-                if m.match_index == 0 { String::new() } else { m.match_index.to_string() },
-                format!("{:+}", m.clock_offset_ms),
-            ]
-        });
-        format!(
-            "{}\nas node {} sees it",
-            table(["NODE", "ADDRESS", "ROLE", "CONNECTED", "HAS", "CLOCK, MS"], rows),
-            r.served_by
-        )
-    });
-    Ok(())
 }
 
 /// Hands over, then looks for itself whether the node leads. Where it leads already, that is what was asked for: a

@@ -11,9 +11,6 @@ use okno_client::v1::{
     RemoveWindowRequest, Window,
 };
 
-/// A region has some hundred offices and some thousand people.
-const PAGES_MAX: usize = 1_000;
-
 #[derive(Debug, Subcommand)]
 pub enum DirectoryCommand {
     /// Offices
@@ -158,19 +155,9 @@ async fn office(session: &Session, command: OfficeCommand) -> Result<(), Failure
             });
         }
         OfficeCommand::Show { code: None } => {
-            let mut request =
+            let request =
                 ListOfficesRequest { read: session.read(), page_size: 0, page_token: String::new() };
-            let mut response = session.call(request.clone()).await?;
-            for _ in 1..PAGES_MAX {
-                if response.next_page_token.is_empty() {
-                    break;
-                }
-                request.page_token.clone_from(&response.next_page_token);
-                let mut page = session.call(request.clone()).await?;
-                response.offices.append(&mut page.offices);
-                response.next_page_token = page.next_page_token;
-                response.meta = page.meta;
-            }
+            let response = every_page!(session, request, offices);
             output::print(session.format, &response, |r| {
                 let rows = r.offices.iter().map(|o| {
                     [o.code.clone(), o.name.clone(), o.region.clone(), o.time_zone.clone(), o.address.clone()]
@@ -215,19 +202,9 @@ async fn person(session: &Session, command: PersonCommand) -> Result<(), Failure
             output::print(session.format, &response, |r| people(r.person.as_slice()));
         }
         PersonCommand::Show { id: None, office } => {
-            let mut request =
+            let request =
                 ListPeopleRequest { read: session.read(), office, page_size: 0, page_token: String::new() };
-            let mut response = session.call(request.clone()).await?;
-            for _ in 1..PAGES_MAX {
-                if response.next_page_token.is_empty() {
-                    break;
-                }
-                request.page_token.clone_from(&response.next_page_token);
-                let mut page = session.call(request.clone()).await?;
-                response.people.append(&mut page.people);
-                response.next_page_token = page.next_page_token;
-                response.meta = page.meta;
-            }
+            let response = every_page!(session, request, people);
             output::print(session.format, &response, |r| people(&r.people));
         }
     }

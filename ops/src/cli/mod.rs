@@ -2,14 +2,49 @@
 //!
 //! Exit codes: 0 done, 1 refused, 2 usage, 3 not applied, 4 outcome unknown (design §8).
 
+/// Pages that one command reads: a bound against a server that never ends.
+const PAGES_MAX: usize = 1_000;
+
+/// All pages of a list in one answer: asks again, from where the page before ended, until nothing is left. Page tokens and
+/// items stand in messages of different types under the same names, which only a macro can use.
+macro_rules! every_page {
+    ($session:expr, $request:expr, $items:ident) => {{
+        let mut request = $request;
+        let mut response = $session.call(request.clone()).await?;
+        for _ in 1..$crate::cli::PAGES_MAX {
+            if response.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token.clone_from(&response.next_page_token);
+            let mut page = $session.call(request.clone()).await?;
+            response.$items.append(&mut page.$items);
+            response.next_page_token = page.next_page_token;
+            response.meta = page.meta;
+        }
+        response
+    }};
+}
+
+mod alarms;
+mod backup;
 mod cases;
 mod catalogue;
+mod channel;
 mod cluster;
 mod connection;
 mod directory;
+mod every;
+mod health;
+mod journal;
+mod log_level;
+mod members;
 mod output;
+mod progress;
 mod queue;
 mod recover;
+mod restore;
+mod support;
+mod top;
 
 pub use connection::Connection;
 pub use output::{Format, exit, line};
@@ -38,11 +73,25 @@ pub enum Command {
     Status,
     /// Members of the cluster
     #[command(subcommand)]
-    Member(cluster::MemberCommand),
+    Member(members::MemberCommand),
     /// Hand leadership over and check that it went
     TransferLeader(cluster::TransferArgs),
     /// Hash chains and row digests of every member
     Digest(cluster::DigestArgs),
+    /// Live view of the cluster: members, load, latencies, queues, alarms
+    Top(top::TopArgs),
+    /// Whether every node lives and serves; exit code 1 when one does not
+    Health,
+    /// Standing alarms of all nodes
+    #[command(subcommand)]
+    Alarm(alarms::AlarmCommand),
+    /// What the cluster did by itself or was told to do: power, levels, quarantines
+    Journal(journal::JournalArgs),
+    /// What a node logs
+    #[command(subcommand)]
+    LogLevel(log_level::LogLevelCommand),
+    /// Gather what engineers need to look for a fault, without personal data, into one file
+    SupportBundle(support::SupportArgs),
     /// Follow cluster notices
     Notices(cluster::NoticesArgs),
     /// Cases: from taking the documents to handing over the result
@@ -54,6 +103,9 @@ pub enum Command {
     /// Services with their terms, and production calendars
     #[command(subcommand)]
     Catalogue(catalogue::CatalogueCommand),
+    /// Integration channels: backlog, connectors, dead letters
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
     /// Offices, windows and people
     #[command(subcommand)]
     Directory(directory::DirectoryCommand),
@@ -63,12 +115,20 @@ pub enum Command {
     /// Show or raise the replicated feature level
     #[command(subcommand)]
     Level(cluster::LevelCommand),
+    /// Backups: taking them, and looking after a target
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
+    /// Make data directories of a new cluster from a backup; offline
+    Restore(restore::RestoreArgs),
     /// Measure the cluster through its public API
     Bench(bench::BenchArgs),
     /// A cluster of one from the only member that is left: offline, on its data directory
     Recover(recover::RecoverArgs),
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
+    /// Write manual pages and completion scripts into a folder; for packages
+    #[command(hide = true)]
+    Paper { into: std::path::PathBuf },
 }
 
 impl Command {
@@ -77,16 +137,26 @@ impl Command {
         match self {
             Self::Case(_) | Self::Queue(_) | Self::Bench(_) => Some("operator"),
             Self::Status
+            | Self::Top(_)
+            | Self::Health
+            | Self::Alarm(_)
+            | Self::Journal(_)
+            | Self::LogLevel(_)
+            | Self::SupportBundle(_)
             | Self::Member(_)
             | Self::TransferLeader(_)
             | Self::Digest(_)
             | Self::Notices(_)
             | Self::Catalogue(_)
+            | Self::Channel(_)
             | Self::Directory(_)
             | Self::Entity(_)
             | Self::Level(_)
             | Self::Recover(_)
-            | Self::Completion { .. } => None,
+            | Self::Backup(_)
+            | Self::Restore(_)
+            | Self::Completion { .. }
+            | Self::Paper { .. } => None,
         }
     }
 }
@@ -100,6 +170,9 @@ pub enum Failure {
     /// The command cannot be understood or set up.
     #[error("{0}")]
     Usage(String),
+    /// Nothing was done, for a reason that may pass.
+    #[error("{0}")]
+    NotDone(String),
     /// It was done, and found something broken.
     #[error("{0}")]
     Broken(String),
@@ -116,6 +189,7 @@ impl Failure {
         match self {
             Self::Call(error) => output::exit_code(error.class()),
             Self::Usage(_) => exit::USAGE,
+            Self::NotDone(_) => exit::NOT_APPLIED,
             Self::Broken(_) => exit::REFUSED,
         }
     }
@@ -126,7 +200,7 @@ impl Failure {
             (Self::Call(error), Format::Json) => output::error_json(error).to_string(),
             (Self::Call(error), Format::Table) => output::error_text(error),
             (Self::Usage(text), _) => format!("oknoctl: {text}"),
-            (Self::Broken(text), _) => text.clone(),
+            (Self::Broken(text) | Self::NotDone(text), _) => text.clone(),
         }
     }
 }
@@ -187,6 +261,15 @@ pub fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), "oknoctl", &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
+    if let Command::Paper { into } = &cli.command {
+        return match crate::paper::write(Cli::command(), into) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("oknoctl: {}: {error}", into.display());
+                ExitCode::from(exit::REFUSED)
+            }
+        };
+    }
     // One thread: the benchmark shares the machine's cores with what it measures.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -213,20 +296,41 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     if let Command::Recover(args) = &cli.command {
         return recover::run(args, cli.output);
     }
+    let command = match cli.command {
+        // No node is asked: none may be left.
+        Command::Restore(args) => return restore::run(args, cli.output),
+        Command::Backup(command) => match backup::offline(&command, cli.output) {
+            Some(done) => return done,
+            None => Command::Backup(command),
+        },
+        other => other,
+    };
     let session = Session::open(&cli.connection, cli.output, usual).await?;
-    match cli.command {
+    match command {
         Command::Status => cluster::status(&session).await,
-        Command::Member(command) => cluster::member(&session, command).await,
+        Command::Top(args) => top::run(&session, args).await,
+        Command::Health => health::run(&session).await,
+        Command::Alarm(command) => alarms::run(&session, command).await,
+        Command::Journal(args) => journal::run(&session, args).await,
+        Command::LogLevel(command) => log_level::run(&session, command).await,
+        Command::SupportBundle(args) => support::run(&session, args).await,
+        Command::Member(command) => members::member(&session, command).await,
         Command::TransferLeader(args) => cluster::transfer_leader(&session, args).await,
         Command::Digest(args) => cluster::digest(&session, args).await,
         Command::Notices(args) => cluster::notices(&session, args).await,
         Command::Case(command) => cases::run(&session, command).await,
         Command::Queue(command) => queue::run(&session, command).await,
         Command::Catalogue(command) => catalogue::run(&session, command).await,
+        Command::Channel(command) => channel::run(&session, command).await,
         Command::Directory(command) => directory::run(&session, command).await,
         Command::Entity(command) => cluster::entity(&session, command).await,
         Command::Level(command) => cluster::level(&session, command).await,
-        Command::Bench(_) | Command::Recover(_) | Command::Completion { .. } => Ok(()),
+        Command::Backup(command) => backup::run(&session, command).await,
+        Command::Bench(_)
+        | Command::Recover(_)
+        | Command::Restore(_)
+        | Command::Completion { .. }
+        | Command::Paper { .. } => Ok(()),
     }
 }
 

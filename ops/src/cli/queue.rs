@@ -5,13 +5,14 @@ use super::{
     output::{self, moment, plain, table},
 };
 use clap::{Args, Subcommand, ValueEnum};
-use okno_client::v1::{
-    BeginServiceRequest, CallNextRequest, FinishServiceRequest, ListTicketsRequest, ListTicketsResponse,
-    TakeTicketRequest, Ticket, TicketRef, TicketState, VisitOutcome, VisitPurpose,
+use okno_client::{
+    read_error,
+    v1::{
+        BeginServiceRequest, CallNextRequest, Desk, FinishServiceRequest, GetQueueStatisticsRequest,
+        ListDesksRequest, ListTicketsRequest, ListTicketsResponse, QueueTally, TakeTicketRequest, Ticket,
+        TicketRef, TicketState, VisitOutcome, VisitPurpose, WatchQueueRequest,
+    },
 };
-
-/// Tickets of one office and day: 999 to a letter.
-const PAGES_MAX: usize = 100;
 
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
@@ -49,9 +50,30 @@ pub enum QueueCommand {
     List {
         #[arg(long)]
         office: String,
-        /// waiting, called, in-service, finished; may be repeated
+        /// waiting, called, in-service, finished, put-off, closed; may be repeated
         #[arg(long = "state", value_parser = state)]
         states: Vec<TicketState>,
+    },
+    /// The windows of an office, with whom they have
+    Windows {
+        #[arg(long)]
+        office: String,
+    },
+    /// Statistics of a period: counts, waiting and service, by hour, service, window and officer
+    Statistics {
+        #[arg(long)]
+        office: String,
+        /// The first day
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        from: String,
+        /// The last day
+        #[arg(long, value_name = "YYYY-MM-DD")]
+        to: String,
+    },
+    /// Everything that happened to an office's tickets, from the journal: one line an event
+    Export {
+        #[arg(long)]
+        office: String,
     },
 }
 
@@ -95,24 +117,14 @@ async fn list(
     office: String,
     states: Vec<TicketState>,
 ) -> Result<ListTicketsResponse, Failure> {
-    let mut request = ListTicketsRequest {
+    let request = ListTicketsRequest {
         read: session.read(),
         office,
         states: states.into_iter().map(Into::into).collect(),
         page_size: 0,
         page_token: String::new(),
     };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.tickets.append(&mut page.tickets);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
+    let response = every_page!(session, request, tickets);
     Ok(response)
 }
 
@@ -127,7 +139,7 @@ pub enum Purpose {
 fn state(text: &str) -> Result<TicketState, String> {
     TicketState::from_str_name(&format!("TICKET_STATE_{}", text.to_uppercase().replace('-', "_")))
         .filter(|state| *state != TicketState::Unspecified)
-        .ok_or_else(|| "expected waiting, called, in-service or finished".to_owned())
+        .ok_or_else(|| "expected waiting, called, in-service, finished, put-off or closed".to_owned())
 }
 
 pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure> {
@@ -199,8 +211,104 @@ pub async fn run(session: &Session, command: QueueCommand) -> Result<(), Failure
                 )
             });
         }
+        QueueCommand::Windows { office } => {
+            let request = ListDesksRequest { read: session.read(), office, window: String::new() };
+            let response = session.call(request).await?;
+            output::print(session.format, &response, |r| {
+                table(["WINDOW", "STATE", "ATTENDED", "OFFICER", "TICKET"], r.desks.iter().map(window_row))
+            });
+        }
+        QueueCommand::Statistics { office, from, to } => {
+            let request = GetQueueStatisticsRequest { read: session.read(), office, from, to };
+            let response = session.call(request).await?;
+            output::print(session.format, &response, |r| {
+                let all = r.all.iter().map(|tally| tally_row("all", "", tally));
+                let mut rows: Vec<_> = all.collect();
+                for (what, tallies) in [
+                    ("hour", &r.hours),
+                    ("service", &r.services),
+                    ("window", &r.windows),
+                    ("officer", &r.officers),
+                ] {
+                    let mut sorted: Vec<_> = tallies.iter().collect();
+                    sorted.sort_by_key(|(key, _)| key.as_str());
+                    rows.extend(sorted.into_iter().map(|(key, tally)| tally_row(what, key, tally)));
+                }
+                table(
+                    [
+                        "BY",
+                        "OF",
+                        "VISITS",
+                        "SERVED",
+                        "DID NOT COME",
+                        "LEFT",
+                        "UNSERVED",
+                        "IN NORM",
+                        "WAIT",
+                        "WAIT P90",
+                        "SERVICE",
+                        "SERVICE P90",
+                    ],
+                    rows,
+                )
+            });
+        }
+        QueueCommand::Export { office } => {
+            let request = WatchQueueRequest { office, ..WatchQueueRequest::default() };
+            let mut stream = session.client.watch_queue(session.endpoint(), request).await?;
+            while let Some(told) = stream.message().await.map_err(|status| read_error(&status))? {
+                output::print_line(session.format, &told, |told| {
+                    let event = told.event.as_ref()?;
+                    let kind = plain(event.kind().as_str_name(), "OUTSIDE_KIND_");
+                    Some(format!("{} {} {kind} {}", moment(event.at.as_ref()), event.ticket, event.window))
+                });
+            }
+        }
     }
     Ok(())
+}
+
+fn window_row(desk: &Desk) -> [String; 5] {
+    let attended = match (desk.unattended, desk.attached) {
+        (true, _) => "lost",
+        (false, true) => "yes",
+        (false, false) => "",
+    };
+    let ticket = desk
+        .ticket
+        .as_ref()
+        .map(|ticket| format!("{} {}", ticket.number, plain(ticket.state().as_str_name(), "TICKET_STATE_")));
+    [
+        desk.window.clone(),
+        plain(desk.state().as_str_name(), "DESK_STATE_"),
+        attended.to_owned(),
+        desk.officer.clone(),
+        ticket.unwrap_or_default(),
+    ]
+}
+
+fn tally_row(what: &str, key: &str, tally: &QueueTally) -> [String; 12] {
+    // Whole seconds: what is counted is people's time.
+    let seconds = |ms: Option<u64>| ms.map_or_else(String::new, |ms| format!("{} s", ms / 1_000));
+    let in_norm = if tally.called == 0 {
+        String::new()
+    } else {
+        format!("{} %", u64::from(tally.in_norm) * 100 / u64::from(tally.called))
+    };
+    [
+        what.to_owned(),
+        key.to_owned(),
+        tally.visits.to_string(),
+        tally.served.to_string(),
+        tally.did_not_come.to_string(),
+        tally.left.to_string(),
+        tally.unserved.to_string(),
+        in_norm,
+        seconds(tally.wait_average_ms),
+        seconds(tally.wait_p90_ms),
+        seconds(tally.service_average_ms),
+        seconds(tally.service_p90_ms),
+    ]
 }
 
 fn line(ticket: Option<&Ticket>) -> String {

@@ -98,6 +98,7 @@ calls! {
     mutates "CaseService" "AddDocument" AddDocumentRequest AddDocumentResponse |r| r.meta.as_hints();
     mutates "CaseService" "RemoveDocument" RemoveDocumentRequest RemoveDocumentResponse |r| r.meta.as_hints();
     mutates "CaseService" "AdvanceCase" AdvanceCaseRequest AdvanceCaseResponse |r| r.meta.as_hints();
+    mutates "CaseService" "TakeOverCase" TakeOverCaseRequest TakeOverCaseResponse |r| r.meta.as_hints();
     reads "CaseService" "GetCase" GetCaseRequest GetCaseResponse |r| r.meta.as_hints();
     reads "CaseService" "ListCases" ListCasesRequest ListCasesResponse |r| r.meta.as_hints();
     reads "CaseService" "GetCaseHistory" GetCaseHistoryRequest GetCaseHistoryResponse |r| r.meta.as_hints();
@@ -106,6 +107,25 @@ calls! {
     mutates "QueueService" "BeginService" BeginServiceRequest BeginServiceResponse |r| r.meta.as_hints();
     mutates "QueueService" "FinishService" FinishServiceRequest FinishServiceResponse |r| r.meta.as_hints();
     reads "QueueService" "ListTickets" ListTicketsRequest ListTicketsResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CallNumber" CallNumberRequest CallNumberResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CallAgain" CallAgainRequest CallAgainResponse |r| r.meta.as_hints();
+    mutates "QueueService" "PutOffTicket" PutOffTicketRequest PutOffTicketResponse |r| r.meta.as_hints();
+    mutates "QueueService" "RedirectTicket" RedirectTicketRequest RedirectTicketResponse |r| r.meta.as_hints();
+    mutates "QueueService" "BindTicket" BindTicketRequest BindTicketResponse |r| r.meta.as_hints();
+    mutates "QueueService" "ReturnTicket" ReturnTicketRequest ReturnTicketResponse |r| r.meta.as_hints();
+    mutates "QueueService" "LeaveQueue" LeaveQueueRequest LeaveQueueResponse |r| r.meta.as_hints();
+    mutates "QueueService" "OpenWindow" OpenWindowRequest OpenWindowResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CloseWindow" CloseWindowRequest CloseWindowResponse |r| r.meta.as_hints();
+    mutates "QueueService" "StartBreak" StartBreakRequest StartBreakResponse |r| r.meta.as_hints();
+    reads "QueueService" "ListDesks" ListDesksRequest ListDesksResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CloseDay" CloseDayRequest CloseDayResponse |r| r.meta.as_hints();
+    mutates "QueueService" "BookSlot" BookSlotRequest BookSlotResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CancelBooking" CancelBookingRequest CancelBookingResponse |r| r.meta.as_hints();
+    mutates "QueueService" "CheckIn" CheckInRequest CheckInResponse |r| r.meta.as_hints();
+    reads "QueueService" "ListBookings" ListBookingsRequest ListBookingsResponse |r| r.meta.as_hints();
+    reads "QueueService" "ListSlots" ListSlotsRequest ListSlotsResponse |r| r.meta.as_hints();
+    reads "QueueService" "GetQueueStatistics" GetQueueStatisticsRequest GetQueueStatisticsResponse |r| r.meta.as_hints();
+    mutates "QueueService" "TellOutsideEvent" TellOutsideEventRequest TellOutsideEventResponse |r| r.meta.as_hints();
     mutates "CatalogueService" "LoadCatalogue" LoadCatalogueRequest LoadCatalogueResponse |r| r.meta.as_hints();
     reads "CatalogueService" "GetService" GetServiceRequest GetServiceResponse |r| r.meta.as_hints();
     reads "CatalogueService" "ListServices" ListServicesRequest ListServicesResponse |r| r.meta.as_hints();
@@ -121,17 +141,83 @@ calls! {
     reads "DirectoryService" "ListWindows" ListWindowsRequest ListWindowsResponse |r| r.meta.as_hints();
     reads "DirectoryService" "GetPerson" GetPersonRequest GetPersonResponse |r| r.meta.as_hints();
     reads "DirectoryService" "ListPeople" ListPeopleRequest ListPeopleResponse |r| r.meta.as_hints();
+    mutates "DirectoryService" "PutQueueSettings" PutQueueSettingsRequest PutQueueSettingsResponse
+        |r| r.meta.as_hints();
+    reads "DirectoryService" "GetQueueSettings" GetQueueSettingsRequest GetQueueSettingsResponse
+        |r| r.meta.as_hints();
     reads "ClusterService" "GetStatus" GetStatusRequest GetStatusResponse
         |r| Hints { served_by: r.node_id, leader: r.leader, applied_index: r.applied_index };
     reads "ClusterService" "ListMembers" ListMembersRequest ListMembersResponse
         |r| Hints { served_by: r.served_by, ..Hints::default() };
     mutates "ClusterService" "TransferLeader" TransferLeaderRequest TransferLeaderResponse
         |r| Hints { served_by: r.served_by, leader: r.leader, ..Hints::default() };
+    mutates "ClusterService" "AddMember" AddMemberRequest AddMemberResponse
+        |r| Hints { served_by: r.change.as_ref().map_or(0, |c| c.served_by), ..Hints::default() };
+    mutates "ClusterService" "PromoteMember" PromoteMemberRequest PromoteMemberResponse
+        |r| Hints { served_by: r.change.as_ref().map_or(0, |c| c.served_by), ..Hints::default() };
+    mutates "ClusterService" "RemoveMember" RemoveMemberRequest RemoveMemberResponse
+        |r| Hints { served_by: r.change.as_ref().map_or(0, |c| c.served_by), ..Hints::default() };
     reads "ClusterService" "ShowEntity" ShowEntityRequest ShowEntityResponse |r| r.meta.as_hints();
     mutates "ClusterService" "ReleaseEntity" ReleaseEntityRequest ReleaseEntityResponse |r| r.meta.as_hints();
     mutates "ClusterService" "RaiseLevel" RaiseLevelRequest RaiseLevelResponse |r| r.meta.as_hints();
     mutates "ClusterService" "PlaceMarker" PlaceMarkerRequest PlaceMarkerResponse |r| r.meta.as_hints();
+    mutates "Connectors" "PullMessages" PullMessagesRequest PullMessagesResponse
+        |r| r.meta.as_hints();
+    reads "Connectors" "AcknowledgeMessages" AcknowledgeMessagesRequest AcknowledgeMessagesResponse
+        |_r| Hints::default();
+    mutates "Connectors" "SettleMessages" SettleMessagesRequest SettleMessagesResponse
+        |r| r.meta.as_hints();
+    mutates "Connectors" "BringLetters" BringLettersRequest BringLettersResponse
+        |r| r.meta.as_hints();
+    reads "Connectors" "FetchBody" FetchBodyRequest FetchBodyResponse
+        |_r| Hints::default();
+    mutates "ExchangeService" "AskChannels" AskChannelsRequest AskChannelsResponse
+        |r| r.meta.as_hints();
+    mutates "ExchangeService" "GiveUpAsk" GiveUpAskRequest GiveUpAskResponse
+        |r| r.meta.as_hints();
+    reads "ExchangeService" "ListExchanges" ListExchangesRequest ListExchangesResponse
+        |r| r.meta.as_hints();
+    reads "ExchangeService" "GetMessageBody" GetMessageBodyRequest GetMessageBodyResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "InstallModule" InstallModuleRequest InstallModuleResponse
+        |r| r.meta.as_hints();
+    reads "ChannelService" "ListChannels" ListChannelsRequest ListChannelsResponse
+        |r| r.meta.as_hints();
+    reads "ChannelService" "ShowChannel" ShowChannelRequest ShowChannelResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "PauseChannel" PauseChannelRequest PauseChannelResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "ResumeChannel" ResumeChannelRequest ResumeChannelResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "DrainChannel" DrainChannelRequest DrainChannelResponse
+        |r| r.meta.as_hints();
+    reads "ChannelService" "ListDeadLetters" ListDeadLettersRequest ListDeadLettersResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "RedriveDeadLetters" RedriveDeadLettersRequest RedriveDeadLettersResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "DiscardDeadLetters" DiscardDeadLettersRequest DiscardDeadLettersResponse
+        |r| r.meta.as_hints();
+    reads "ChannelService" "ListParkedLetters" ListParkedLettersRequest ListParkedLettersResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "AssignLetter" AssignLetterRequest AssignLetterResponse
+        |r| r.meta.as_hints();
+    mutates "ChannelService" "DropLetter" DropLetterRequest DropLetterResponse
+        |r| r.meta.as_hints();
+    reads "BackupService" "ListBackups" ListBackupsRequest ListBackupsResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "ClusterService" "ListSystemEvents" ListSystemEventsRequest ListSystemEventsResponse
+        |r| r.meta.as_hints();
     reads "ClusterService" "GetDigests" GetDigestsRequest GetDigestsResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "OperationsService" "ListAlarms" ListAlarmsRequest ListAlarmsResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "OperationsService" "GetHealth" GetHealthRequest GetHealthResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "OperationsService" "GetMetrics" GetMetricsRequest GetMetricsResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "OperationsService" "GetLogFilter" GetLogFilterRequest GetLogFilterResponse
+        |r| Hints { served_by: r.served_by, ..Hints::default() };
+    reads "OperationsService" "SetLogFilter" SetLogFilterRequest SetLogFilterResponse
         |r| Hints { served_by: r.served_by, ..Hints::default() };
 }
 

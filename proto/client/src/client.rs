@@ -12,7 +12,11 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use http::{Uri, uri::PathAndQuery};
 use okno_proto::{
     metadata,
-    v1::{AttachRequest, AttachResponse, GetStatusRequest, WatchNoticesRequest, WatchNoticesResponse},
+    v1::{
+        AttachConnectorRequest, AttachConnectorResponse, AttachRequest, AttachResponse, CreateBackupRequest,
+        CreateBackupResponse, GetStatusRequest, GetSupportDataRequest, GetSupportDataResponse,
+        WatchNoticesRequest, WatchNoticesResponse, WatchQueueRequest, WatchQueueResponse,
+    },
 };
 use std::{
     sync::{
@@ -272,7 +276,7 @@ impl Client {
             .with_jitter()
             .without_max_times()
             .build();
-        let mut unreachable_in_a_row = 0;
+        let mut away_in_a_row = 0;
         let mut followed_hint = false;
         while course.attempts < MAX_ATTEMPTS {
             let timeout =
@@ -299,16 +303,17 @@ impl Client {
                 reason = reading.problem.reason,
                 "attempt failed"
             );
-            if reading.unreachable || !reading.authentic {
+            let away = reading.unreachable || reading.closed;
+            if away || !reading.authentic {
                 self.mark_down(index);
             } else if reading.class != Class::Refused && reading.problem.code != Code::ResourceExhausted {
                 // A node that cannot reach the leader answers too; another one may. Overload is the cluster's.
                 self.leave(index);
             }
-            unreachable_in_a_row = if reading.unreachable { unreachable_in_a_row + 1 } else { 0 };
+            away_in_a_row = if away { away_in_a_row + 1 } else { 0 };
             let retry_after = reading.problem.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             // Another endpoint may be up; the one that leads is worth going to at once, the first time.
-            let others_left = unreachable_in_a_row > 0 && unreachable_in_a_row < self.inner.endpoints.len();
+            let others_left = away_in_a_row > 0 && away_in_a_row < self.inner.endpoints.len();
             let hinted = options.endpoint.is_none()
                 && !followed_hint
                 && self
@@ -414,6 +419,42 @@ impl Client {
             .map_err(|(_, status)| read_error(&status))
     }
 
+    /// What happened to an office's tickets, in the form of the universal interface (R-Q13): an export of what there is, or
+    /// as it happens. Taken up again with the last resume token.
+    pub async fn watch_queue(
+        &self,
+        endpoint: Option<usize>,
+        request: WatchQueueRequest,
+    ) -> Result<Streaming<WatchQueueResponse>, CallError> {
+        self.server_stream(endpoint, "/okno.v1.QueueService/WatchQueue", request)
+            .await
+            .map(|(_, stream)| stream)
+            .map_err(|(_, status)| read_error(&status))
+    }
+
+    /// What a node gives to those who look for a fault, part by part.
+    pub async fn support_data(
+        &self,
+        endpoint: usize,
+    ) -> Result<Streaming<GetSupportDataResponse>, CallError> {
+        let path = "/okno.v1.OperationsService/GetSupportData";
+        self.server_stream(Some(endpoint), path, GetSupportDataRequest {})
+            .await
+            .map(|(_, stream)| stream)
+            .map_err(|(_, status)| read_error(&status))
+    }
+
+    /// Has one node (or whichever answers) take a backup: progress, then the backup. It is not ended by hanging up.
+    pub async fn create_backup(
+        &self,
+        endpoint: Option<usize>,
+    ) -> Result<Streaming<CreateBackupResponse>, CallError> {
+        self.server_stream(endpoint, "/okno.v1.BackupService/CreateBackup", CreateBackupRequest {})
+            .await
+            .map(|(_, stream)| stream)
+            .map_err(|(_, status)| read_error(&status))
+    }
+
     /// Attaches a workstation to one node (or to whichever answers): heartbeats go up, leases and notices come down.
     pub async fn attach<S>(
         &self,
@@ -423,14 +464,41 @@ impl Client {
     where
         S: futures::Stream<Item = AttachRequest> + Send + 'static,
     {
+        self.both_ways(endpoint, "/okno.v1.WorkstationService/Attach", outbound).await
+    }
+
+    /// Attaches a connector to one node (or to whichever answers): messages come down, verdicts go up.
+    pub async fn attach_connector<S>(
+        &self,
+        endpoint: Option<usize>,
+        outbound: S,
+    ) -> Result<Streaming<AttachConnectorResponse>, CallError>
+    where
+        S: futures::Stream<Item = AttachConnectorRequest> + Send + 'static,
+    {
+        self.both_ways(endpoint, "/okno.v1.Connectors/AttachConnector", outbound).await
+    }
+
+    /// Opens a stream that goes both ways.
+    async fn both_ways<U, D, S>(
+        &self,
+        endpoint: Option<usize>,
+        path: &'static str,
+        outbound: S,
+    ) -> Result<Streaming<D>, CallError>
+    where
+        U: prost::Message + 'static,
+        D: prost::Message + Default + 'static,
+        S: futures::Stream<Item = U> + Send + 'static,
+    {
         let index = endpoint.unwrap_or_else(|| self.pick());
         let mut message = Request::new(outbound);
         self.decorate(message.metadata_mut());
         let mut grpc = self.grpc(&self.inner.endpoints[index]);
-        let path = PathAndQuery::from_static("/okno.v1.WorkstationService/Attach");
+        let path = PathAndQuery::from_static(path);
         let call = async {
             grpc.ready().await.map_err(|error| not_sent(&error.to_string()))?;
-            grpc.streaming(message, path, ProstCodec::<AttachRequest, AttachResponse>::default()).await
+            grpc.streaming(message, path, ProstCodec::<U, D>::default()).await
         };
         let result = tokio::time::timeout(self.inner.settings.attempt_timeout, call)
             .await
@@ -589,7 +657,7 @@ fn not_sent(message: &str) -> Status {
     status
 }
 
-pub(crate) fn read_error(status: &Status) -> CallError {
+pub fn read_error(status: &Status) -> CallError {
     let reading = classify(status, Effect::Reads);
     CallError::new(reading.class, reading.problem)
 }

@@ -137,7 +137,12 @@ pub struct Reading {
     pub authentic: bool,
     /// The request never left: no connection.
     pub unreachable: bool,
+    /// The node serves nobody now; another may.
+    pub closed: bool,
 }
+
+/// What a node answers that serves nobody, whatever the others do.
+const CLOSED: [&str; 3] = ["NODE_CLOSED", "NODE_NOT_READY", "NODE_QUARANTINED"];
 
 /// Reads the status of one attempt.
 ///
@@ -197,7 +202,8 @@ pub fn classify(status: &Status, effect: Effect) -> Reading {
         request_id: None,
         attempts: 0,
     };
-    Reading { class, problem, authentic, unreachable }
+    let closed = authentic && class == Class::NotApplied && CLOSED.contains(&problem.reason.as_str());
+    Reading { class, problem, authentic, unreachable, closed }
 }
 
 fn is_connect_error(status: &Status) -> bool {

@@ -7,6 +7,7 @@
 //! Bounds: attempts per call ([`MAX_ATTEMPTS`]), message size ([`MAX_MESSAGE`]), deadline and time of an attempt
 //! ([`Settings`]); there is no queue besides the one of the connection itself.
 
+mod board;
 mod calls;
 mod client;
 mod connect;
@@ -14,8 +15,9 @@ mod context;
 mod error;
 mod watch;
 
+pub use board::{Board, BoardWatch};
 pub use calls::{Call, Effect, Hints, PATHS};
-pub use client::{Answer, CallOptions, Client, MAX_ATTEMPTS, MAX_MESSAGE, Route, Settings};
+pub use client::{Answer, CallOptions, Client, MAX_ATTEMPTS, MAX_MESSAGE, Route, Settings, read_error};
 pub use connect::{Connector, TlsFiles};
 pub use context::{Context, IdentityFiles, parse_endpoint};
 pub use error::{CallError, Class, Problem, SetupError, classify};

@@ -5,7 +5,7 @@ mod support;
 
 use okno_client::{CallError, CallOptions, CaseWatch, Class, Route, TlsFiles, new_request_id, v1};
 use std::time::{Duration, Instant};
-use support::{Node, Pki, Step, break_key, client, client_with, dead_address, expired, status};
+use support::{Node, Pki, Step, break_key, client, client_with, dead_address, expired, later, status};
 use tonic::Code;
 
 fn write() -> v1::AddDocumentRequest {
@@ -175,6 +175,31 @@ async fn a_node_that_hangs_is_left_after_the_attempts_time() {
     assert_eq!(answer.endpoint, 1);
     assert!(began.elapsed() >= Duration::from_millis(500) && began.elapsed() < Duration::from_millis(1500));
     assert_attempts(&[&node, &other], 1, 2);
+}
+
+/// How long a closed node wants to be left alone is no reason to wait where others serve.
+#[tokio::test]
+async fn a_node_that_closed_itself_is_left_at_once() {
+    let pki = Pki::new();
+    let patience = Duration::from_secs(60);
+    for reason in ["NODE_QUARANTINED", "NODE_NOT_READY", "NODE_CLOSED"] {
+        let closed = Node::start(&pki, 1, 1, vec![Step::Fail(later(reason, patience))]).await;
+        let other = Node::start(&pki, 2, 2, Vec::new()).await;
+        let client = client_with(&pki, &[&closed.address, &other.address], |s| {
+            s.deadline = Duration::from_millis(1_500);
+        });
+        let answer = client.call(write()).await.expect("the other serves");
+        assert_eq!((answer.endpoint, answer.attempts), (1, 2), "{reason}");
+        assert_attempts(&[&closed, &other], 1, 2);
+    }
+    // Where all are closed the pause counts: nobody is asked again before the deadline.
+    let script = || (0..50).map(|_| Step::Fail(later("NODE_NOT_READY", patience))).collect();
+    let nodes = [Node::start(&pki, 1, 1, script()).await, Node::start(&pki, 2, 2, script()).await];
+    let client = client_with(&pki, &[&nodes[0].address, &nodes[1].address], |s| {
+        s.deadline = Duration::from_millis(1_500);
+    });
+    let error = assert_class(client.call(write()).await, Class::NotApplied, "NODE_NOT_READY");
+    assert_eq!(error.problem().attempts, 2);
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ pub const FILE_NAME_BYTES_MAX: usize = 64;
 pub struct CopyOf {
     pub cluster: Uuid,
     pub generation: u64,
+    /// Where its hash chain begins; of a restored or recovered cluster that is another cluster's.
+    pub genesis: [u8; 32],
     pub node_id: u64,
 }
 
@@ -38,6 +40,8 @@ pub struct ManifestFile {
 pub struct Manifest {
     pub cluster: Uuid,
     pub generation: u64,
+    /// h₀ of the chain.
+    pub genesis: [u8; 32],
     /// The member that took it.
     pub taken_by: u64,
     /// S: everything up to it is applied, nothing behind it is there.
@@ -68,6 +72,7 @@ impl Manifest {
         let v1 = ManifestV1 {
             cluster: self.cluster.into_bytes(),
             generation: self.generation,
+            genesis: self.genesis,
             taken_by: self.taken_by,
             index: self.index,
             term: self.term,
@@ -98,6 +103,7 @@ impl Manifest {
         Ok(Self {
             cluster: Uuid::from_bytes(v1.cluster),
             generation: v1.generation,
+            genesis: v1.genesis,
             taken_by: v1.taken_by,
             index: v1.index,
             term: v1.term,
@@ -136,6 +142,7 @@ struct FileV1<'a>(&'a str, u64, [u8; 32]);
 struct ManifestV1<'a> {
     cluster: [u8; 16],
     generation: u64,
+    genesis: [u8; 32],
     taken_by: u64,
     index: u64,
     term: u64,

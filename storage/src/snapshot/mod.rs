@@ -38,14 +38,18 @@ use crate::{
     keys,
     log::{self, HardState, LogStore},
     rows::{self, MarkV1},
+    scrub::Pass,
     state::StateStore,
     view,
 };
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 /// Bytes a chunk has at most: small enough that heartbeats pass between two, large enough that their number is no cost.
 pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes read through between two looks at the pace.
+const READ_BYTES: usize = 1024 * 1024;
 
 /// Why a copy is not taken or not installed.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +166,11 @@ impl Candidate {
         if view::members(read)? != said.members || view::level(read)? != said.level {
             return wrong("members or feature level");
         }
+        // Equal sums say that these are the sender's files. Whether they had rotted there already only reading tells: what
+        // cannot be read here is not installed, or damage would go from member to member.
+        for family in Cf::ALL {
+            read.scan(family, &[], keys::END, &mut |_, _| ControlFlow::Continue(()))?;
+        }
         Ok(())
     }
 }
@@ -252,6 +261,10 @@ pub(crate) fn name(
         (r.synced_term, r.synced_index) = (candidate.manifest.term, candidate.manifest.index);
         (r.term, r.vote) = (term, vote);
         r.later.generation = candidate.manifest.generation;
+        // Who joined knows the list its cluster was made with, and not what was there before.
+        if r.later.joined && r.genesis_chain() != candidate.manifest.genesis {
+            r.later.genesis = Some(candidate.manifest.genesis);
+        }
         if let Some(founders) = founders.filter(|_| r.pins.is_empty()) {
             r.pins = founders.iter().map(|m| (m.node_id, m.incarnation)).collect();
         }
@@ -274,7 +287,19 @@ pub(crate) fn enter(
 
 /// What every copy says of itself, read from it before log and node-local keys go: its applied position, and the batch
 /// that makes a copy for others of it. The log is removed by the caller, in the way its engine does it best.
-fn strip(read: &dyn Read, of: &CopyOf) -> Result<(Manifest, Batch), StorageError> {
+///
+/// Everything is read through first: sums vouch for bytes, not for what they mean, and damage that is copied would be
+/// found on a member that had none. An error of it is this node's own damage.
+fn strip(read: &dyn Read, of: &CopyOf, pace: Pace<'_>) -> Result<(Manifest, Batch), SnapshotError> {
+    let mut pass = Pass::of_a_copy();
+    let mut done = false;
+    while !done {
+        let before = pass.seen().bytes;
+        done = pass.step(read, READ_BYTES)?;
+        if !pace(pass.seen().bytes - before) {
+            return Err(SnapshotError::GivenUp);
+        }
+    }
     let mark = read.get(Cf::Meta, keys::MARK)?.ok_or_else(|| corrupt("copy", "nothing was ever applied"))?;
     let MarkV1(index, term, chain, time_ms) = rows::parse_mark(&mark)?;
     let node_mark =
@@ -288,6 +313,7 @@ fn strip(read: &dyn Read, of: &CopyOf) -> Result<(Manifest, Batch), StorageError
     let manifest = Manifest {
         cluster: of.cluster,
         generation: of.generation,
+        genesis: of.genesis,
         taken_by: of.node_id,
         index,
         term,

@@ -88,7 +88,11 @@ impl Receiver {
                     return Err(SnapshotError::GivenUp);
                 }
             }
-            if self.offset < file.bytes || self.finish_file()?.is_some() {
+            if self.offset < file.bytes {
+                return Ok(());
+            }
+            if let Some(why) = self.finish_file()? {
+                tracing::warn!(%why, "what an earlier transfer left is thrown away");
                 return Ok(());
             }
         }

@@ -89,7 +89,7 @@ impl Home for RocksHome {
         let copy = Directory { path: path.clone() };
         self.live().checkpoint(&path)?;
         let (mut manifest, names) =
-            RocksEngine::strip_copy(&path, &self.options, |copy| super::strip(copy, of))?;
+            RocksEngine::strip_copy(&path, &self.options, |copy| super::strip(copy, of, &mut *pace))?;
         manifest.files = sums(&path, &names, pace)?;
         if manifest.files.len() > super::FILES_MAX {
             return Err(StorageError::TooLarge(format!("a copy of {} files", manifest.files.len())).into());

@@ -11,6 +11,7 @@ use okno_storage::{
     },
     engine::Engine,
     identity::{IdentityRecord, Member},
+    level::FEATURE_LEVEL,
     log::{EntryKind, LogEntry},
     state::{AppliedEntry, Genesis, StateStore},
 };
@@ -72,23 +73,7 @@ pub fn genesis() -> Genesis {
 
 /// A commit without anything in it.
 pub fn bare(key: &str, term: u64, counter: u64, base: CommitId) -> Commit {
-    Commit {
-        entity: entity(key),
-        term,
-        id: CommitId { term, counter },
-        base,
-        time_ms: 0,
-        origin: None,
-        events: vec![],
-        root: None,
-        parts: vec![],
-        rows: vec![],
-        sent: vec![],
-        consumed: vec![],
-        timers: vec![],
-        replies: vec![],
-        system: None,
-    }
+    Commit::bare(entity(key), CommitId { term, counter }, base, 0)
 }
 
 /// A commit with one event and a root.
@@ -101,6 +86,13 @@ pub fn moving(key: &str, term: u64, counter: u64, base: CommitId, text: &str) ->
 
 pub fn system(name: &str, term: u64, counter: u64, op: SystemOp) -> Commit {
     Commit { system: Some(op), ..bare(&format!("sys/{name}"), term, counter, CommitId::NONE) }
+}
+
+/// A note to the journal.
+pub fn note(name: &str, term: u64, counter: u64, base: CommitId, text: &str) -> Commit {
+    let mut commit = moving(&format!("sys/{name}"), term, counter, base, text);
+    commit.system = Some(SystemOp::Note { record: commit.events[0].clone() });
+    commit
 }
 
 /// A UUIDv7 made at `ms`.
@@ -125,7 +117,7 @@ pub fn asked(mut commit: Commit, request: RequestRef, reply: &str) -> Commit {
 }
 
 pub fn entry(index: u64, term: u64, commit: &Commit) -> LogEntry {
-    let data = commit.encode().expect("tests make commits that can be encoded");
+    let data = commit.encode_at(FEATURE_LEVEL).expect("tests make commits that can be encoded");
     LogEntry { index, term, kind: EntryKind::Normal, data }
 }
 
@@ -425,7 +417,12 @@ pub fn make_log(choices: &[Choice]) -> (Vec<LogEntry>, Vec<Outcome>, Model) {
                     }
                     _ => SystemOp::Time,
                 };
-                commit = system("misc", term, counter, op);
+                commit = if !flag(7) {
+                    system("misc", term, counter, op)
+                } else {
+                    let base = model.heads.get(&entity("sys/notes")).copied().unwrap_or(CommitId::NONE);
+                    note("notes", term, counter, base, "note")
+                };
                 commit.time_ms = now;
             }
             22 => {

@@ -73,6 +73,7 @@ impl Case {
                 message: Message::CaseOpened { ticket: ticket.clone() },
             });
         }
+        self.want_officer(office, &mut decision, context);
         Ok(decision)
     }
 
@@ -125,31 +126,60 @@ impl Case {
         Ok(done(vec![Event::DocumentRemoved { number }], Reply::DocumentRemoved))
     }
 
-    /// The queue has linked the ticket, or refused to.
+    /// The queue has linked the ticket, or refused to; or it says who works on the case.
     pub(super) fn take_message(
         &self,
         source: &EntityRef,
         message: &Message,
+        now_ms: i64,
     ) -> Result<Decision<Self>, Refusal> {
         let unexpected =
             || refuse(MESSAGE_UNEXPECTED).with("message", message.name()).with("source", source.to_string());
-        let link = self.root.ticket.as_ref().ok_or_else(unexpected)?;
         if source.kind != Kind::Queue || source.id != self.root.office {
             return Err(unexpected());
         }
-        let answer = match message {
-            Message::TicketLinked { ticket } if *ticket == link.ticket => LinkAnswer::Linked,
-            Message::Refused { reason, of } => match of.as_ref() {
-                Message::CaseOpened { ticket } if *ticket == link.ticket => {
-                    LinkAnswer::Refused(reason.clone())
-                }
-                Message::CaseOpened { .. } | Message::TicketLinked { .. } | Message::Refused { .. } => {
-                    return Err(unexpected());
-                }
-            },
-            Message::TicketLinked { .. } | Message::CaseOpened { .. } => return Err(unexpected()),
+        let linked = |ticket: &TicketRef, answer: LinkAnswer| match &self.root.ticket {
+            Some(link) if link.ticket == *ticket => {
+                Ok(done(vec![Event::TicketAnswered { answer }], Reply::None))
+            }
+            _ => Err(unexpected()),
         };
-        Ok(done(vec![Event::TicketAnswered { answer }], Reply::None))
+        match message {
+            Message::TicketLinked { ticket } => linked(ticket, LinkAnswer::Linked),
+            Message::OfficerGiven { officer } => Ok(self.officer_given(officer, now_ms)),
+            Message::OfficerNoted => Ok(done(Vec::new(), Reply::None)),
+            Message::Refused { reason, of } => match of.as_ref() {
+                Message::CaseOpened { ticket } => linked(ticket, LinkAnswer::Refused(reason.clone())),
+                // The case stays as it is: any officer of the office may take it over.
+                Message::OfficerWanted | Message::OfficerTook { .. } | Message::CaseDone => {
+                    Ok(done(Vec::new(), Reply::None))
+                }
+                Message::TicketLinked { .. }
+                | Message::OfficerGiven { .. }
+                | Message::OfficerNoted
+                | Message::Refused { .. }
+                | Message::ChannelRequest(_)
+                | Message::ChannelAnswer(_)
+                | Message::ChannelProgress { .. }
+                | Message::RequestWithdrawn { .. }
+                | Message::ChannelLetter(_)
+                | Message::LetterTaken { .. }
+                | Message::ForgetBodies { .. }
+                | Message::BodiesForgotten { .. } => Err(unexpected()),
+            },
+            Message::CaseOpened { .. }
+            | Message::OfficerWanted
+            | Message::OfficerTook { .. }
+            | Message::CaseDone
+            | Message::ChannelRequest(_)
+            | Message::ChannelAnswer(_)
+            | Message::ChannelProgress { .. }
+            | Message::RequestWithdrawn { .. }
+            | Message::ChannelLetter(_)
+            | Message::LetterTaken { .. }
+            | Message::ForgetBodies { .. }
+            | Message::BodiesForgotten { .. } => Err(unexpected()),
+        }
     }
 }
 

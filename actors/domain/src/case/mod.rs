@@ -2,7 +2,9 @@
 //! (R-C1, R-C2, R-C3, R-C6, R-C10). One entity per case: `case/<uuid>`.
 //!
 //! - [`life`]: states, steps and the transition table · [`types`]: commands, events, state
-//! - `decide`: opening and documents · `steps`: the steps · `terms`: deadlines and timers · `check`: input
+//! - `decide`: opening and documents · `officer`: who works on it · `steps`: the steps · `terms`: deadlines and timers
+//! - `check`: input
+//! - [`exchanges`]: what passes between the case and channels · `ask`: how
 //!
 //! Invariants:
 //! - a step is taken only where [`life::leads_to`] has it; every step is recorded with who, where and when;
@@ -10,8 +12,11 @@
 //! - `due` is there from acceptance on; the deadline stands in the index only while the term runs;
 //! - a document changes no index row, so that adding one writes root and document only (design §9).
 
+mod ask;
 mod check;
 mod decide;
+pub mod exchanges;
+mod officer;
 #[cfg(feature = "test-faults")]
 pub use decide::faults;
 pub mod life;
@@ -19,17 +24,22 @@ mod steps;
 mod terms;
 pub mod types;
 
+pub use exchanges::{AskBody, Asking, AskingState, CaseLetter, Dealt, Exchange, ExchangeState, LETTERS_MAX};
 pub use life::{Life, Outcome, State, Step, StepKind, Suspension};
 pub use types::{
-    APPLICANT_KEYS_MAX, APPLICANTS_MAX, Advanced, Command, DOCUMENTS_MAX, Document, DocumentForm, DueDates,
-    Event, INTERAGENCY_MAX, InteragencyRequest, LinkAnswer, Mark, Marks, Opened, Part, Reply, Root,
+    APPLICANT_KEYS_MAX, APPLICANTS_MAX, Advanced, Assignment, Command, DOCUMENTS_MAX, Document, DocumentForm,
+    DueDates, Event, INTERAGENCY_MAX, InteragencyRequest, LinkAnswer, Mark, Marks, Opened, Part, Reply, Root,
     STEPS_MAX, Stamp, StepRecord, Stepped, TicketLink,
 };
 
 use crate::{
     access,
     catalogue::Deadline,
-    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
+    entity::{
+        CHANNELS_LEVEL, Context, Decision, Entity, EntityRef, EventMeta, FIRST_LEVEL, Input, Kept, Kind,
+        PartName, Refusal, Row,
+    },
+    level,
     message::Message,
     people::{Applicant, applicant_key},
     rows::{self, ApplicantKey},
@@ -47,6 +57,9 @@ pub struct Case {
     documents: Numbered<Document>,
     requests: Numbered<InteragencyRequest>,
     steps: Numbered<StepRecord>,
+    officer: Option<Arc<Assignment>>,
+    /// Asks, exchanges and letters; `None`: none yet.
+    dealings: Option<Box<exchanges::Dealings>>,
 }
 
 impl Case {
@@ -77,9 +90,29 @@ impl Case {
         self.requests.iter().map(|(_, request)| request.as_ref())
     }
 
+    /// Asks of channels by number.
+    pub fn askings(&self) -> impl Iterator<Item = &Asking> {
+        self.dealings.iter().flat_map(|dealings| &dealings.askings).map(|(_, asking)| asking.as_ref())
+    }
+
+    /// What passed about interagency requests that channels answer, by the request's number.
+    pub fn exchanges(&self) -> impl Iterator<Item = &Exchange> {
+        self.dealings.iter().flat_map(|dealings| &dealings.exchanges).map(|(_, exchange)| exchange.as_ref())
+    }
+
+    /// Letters from outside by number.
+    pub fn letters(&self) -> impl Iterator<Item = &CaseLetter> {
+        self.dealings.iter().flat_map(|dealings| &dealings.letters).map(|(_, letter)| letter.as_ref())
+    }
+
     /// The steps as they were taken.
     pub fn steps(&self) -> impl ExactSizeIterator<Item = &StepRecord> {
         self.steps.iter().map(|(_, step)| step.as_ref())
+    }
+
+    /// Who works on it, where that is known.
+    pub fn officer(&self) -> Option<&Assignment> {
+        self.officer.as_deref()
     }
 
     fn open(&mut self, opened: &Opened, meta: &EventMeta) {
@@ -106,12 +139,34 @@ impl Case {
         if let Some(request) = &stepped.request {
             self.root.requests_last = self.root.requests_last.max(request.number);
             put(&mut self.requests, request.number, Arc::clone(request));
-            let open = self.requests.iter().filter(|(_, request)| request.answered_ms.is_none()).count();
-            self.root.requests_open = u32::try_from(open).unwrap_or(u32::MAX);
+            self.count_open();
         }
         for mark in &stepped.cleared {
             *self.root.marks.get_mut(*mark) = None;
         }
+    }
+
+    fn deal(&mut self, dealt: &Dealt) {
+        let dealings = self.dealings.get_or_insert_default();
+        dealt.asking.iter().for_each(|asking| dealings.put_asking(asking));
+        dealt.exchanges.iter().for_each(|exchange| dealings.put_exchange(exchange));
+        for request in &dealt.requests {
+            self.root.requests_last = self.root.requests_last.max(request.number);
+            put(&mut self.requests, request.number, Arc::clone(request));
+        }
+        for record in &dealt.records {
+            self.root.steps_last = record.number;
+            put(&mut self.steps, record.number, Arc::clone(record));
+        }
+        if let Some(life) = &dealt.life {
+            self.root.life = life.clone();
+        }
+        self.count_open();
+    }
+
+    fn count_open(&mut self) {
+        let open = self.requests.iter().filter(|(_, request)| request.answered_ms.is_none()).count();
+        self.root.requests_open = u32::try_from(open).unwrap_or(u32::MAX);
     }
 }
 
@@ -187,6 +242,8 @@ impl Entity for Case {
             documents: Vec::new(),
             requests: Vec::new(),
             steps: Vec::new(),
+            officer: None,
+            dealings: None,
         }
     }
 
@@ -203,7 +260,12 @@ impl Entity for Case {
                 self.decide_add_document(kind, *form, *sheets, reference, note, context)
             }
             Command::RemoveDocument { document } => self.decide_remove_document(*document),
-            Command::Advance { step } => self.decide_step(step, context),
+            Command::Advance { step } => {
+                self.decide_step(step, context).map(|done| self.with_release(done, context))
+            }
+            Command::TakeOver => self.take_over(context),
+            Command::Ask { code, bodies } => self.decide_ask(code, bodies, context),
+            Command::GiveUpAsk { asking } => self.decide_give_up(*asking, context),
         }
     }
 
@@ -211,9 +273,14 @@ impl Entity for Case {
         &self,
         source: &EntityRef,
         message: &Message,
-        _context: &Context<'_>,
+        context: &Context<'_>,
     ) -> Result<Decision<Self>, Refusal> {
-        self.take_message(source, message)
+        match source.kind {
+            Kind::Channel => self.take_channel(source, message, context),
+            Kind::Case | Kind::Queue | Kind::Catalogue | Kind::Directory => {
+                self.take_message(source, message, context.now_ms)
+            }
+        }
     }
 
     fn fire(&self, timer: &str, context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
@@ -236,6 +303,14 @@ impl Entity for Case {
                     link.answer = answer.clone();
                 }
             }
+            Event::OfficerSet(assignment) => self.officer = Some(Arc::clone(assignment)),
+            Event::Asked(dealt) | Event::Exchanged(dealt) => self.deal(dealt),
+            Event::LetterTaken(letter) => self.dealings.get_or_insert_default().put_letter(letter),
+            Event::BodiesForgotten { exchanges, letters } => {
+                let dealings = self.dealings.get_or_insert_default();
+                exchanges.iter().for_each(|exchange| dealings.put_exchange(exchange));
+                letters.iter().for_each(|letter| dealings.put_letter(letter));
+            }
         }
         self.root.changed_ms = meta.time_ms;
     }
@@ -252,7 +327,14 @@ impl Entity for Case {
                 parts.extend(stepped.request.as_ref().map(|request| part_name("request", request.number)));
                 parts
             }
+            Event::OfficerSet(_) => vec![part_name("officer", 1)],
             Event::Marked { .. } | Event::TicketAnswered { .. } => Vec::new(),
+            Event::Asked(dealt) | Event::Exchanged(dealt) => dealt.touched(),
+            Event::LetterTaken(letter) => vec![part_name("letter", letter.number)],
+            Event::BodiesForgotten { exchanges, letters } => {
+                let exchanges = exchanges.iter().map(|exchange| part_name("exchange", exchange.number));
+                exchanges.chain(letters.iter().map(|letter| part_name("letter", letter.number))).collect()
+            }
         }
     }
 
@@ -271,7 +353,8 @@ impl Entity for Case {
             }
             "request" => get(&self.requests, number).cloned().map(Part::Request),
             "step" => get(&self.steps, number).cloned().map(Part::Step),
-            _ => None,
+            "officer" if number == 1 => self.officer.clone().map(Part::Officer),
+            kind => self.dealings.as_ref().and_then(|dealings| dealings.part(kind, number)),
         }
     }
 
@@ -285,6 +368,10 @@ impl Entity for Case {
                 Part::Applicant(applicant) => case.applicants.push(applicant),
                 Part::Request(request) => put(&mut case.requests, request.number, request),
                 Part::Step(step) => put(&mut case.steps, step.number, step),
+                Part::Officer(assignment) => case.officer = Some(assignment),
+                Part::Asking(asking) => case.dealings.get_or_insert_default().put_asking(&asking),
+                Part::Exchange(exchange) => case.dealings.get_or_insert_default().put_exchange(&exchange),
+                Part::Letter(letter) => case.dealings.get_or_insert_default().put_letter(&letter),
             }
         }
         case
@@ -303,6 +390,41 @@ impl Entity for Case {
         found
     }
 
+    /// What an ask sends is kept by the case, under the numbers of its requests, until it is forgotten (R-I2).
+    fn kept<'a>(&self, input: &Input<'a, Self>, events: &[Event]) -> Vec<Kept<'a>> {
+        let mut kept = Vec::new();
+        for event in events {
+            match (event, input) {
+                (Event::Asked(dealt), Input::Command(Command::Ask { bodies, .. })) => {
+                    let numbers = dealt.exchanges.iter().map(|exchange| exchange.body.number);
+                    let bodies = bodies.iter().map(|body| Some(body.body.0.as_slice()));
+                    kept.extend(numbers.zip(bodies).map(|(number, body)| Kept { number, body }));
+                }
+                (Event::BodiesForgotten { exchanges, .. }, _) => {
+                    let numbers = exchanges.iter().map(|exchange| exchange.body.number);
+                    kept.extend(numbers.map(|number| Kept { number, body: None }));
+                }
+                _ => {}
+            }
+        }
+        kept
+    }
+
+    fn level(event: &Event) -> u32 {
+        match event {
+            Event::DocumentAdded(_)
+            | Event::Opened(_)
+            | Event::DocumentRemoved { .. }
+            | Event::Stepped(_)
+            | Event::Marked { .. }
+            | Event::TicketAnswered { .. } => FIRST_LEVEL,
+            Event::OfficerSet(_) => level::QUEUE,
+            Event::Asked(_) | Event::Exchanged(_) | Event::LetterTaken(_) | Event::BodiesForgotten { .. } => {
+                CHANNELS_LEVEL
+            }
+        }
+    }
+
     fn no_reply() -> Reply {
         Reply::None
     }
@@ -310,7 +432,12 @@ impl Entity for Case {
     fn authorise(&self, command: &Command, context: &Context<'_>) -> Result<(), Refusal> {
         let office = match command {
             Command::Open { office, .. } => office,
-            Command::AddDocument { .. } | Command::RemoveDocument { .. } | Command::Advance { .. } => {
+            Command::AddDocument { .. }
+            | Command::RemoveDocument { .. }
+            | Command::Advance { .. }
+            | Command::TakeOver
+            | Command::Ask { .. }
+            | Command::GiveUpAsk { .. } => {
                 decide::known(self)?;
                 &self.root.office
             }
@@ -327,12 +454,20 @@ impl Entity for Case {
                         | Step::ReceiveResult { .. }
                         | Step::ReceiveRefusal { .. },
                 } => Ok(()),
-                Command::RemoveDocument { .. } | Command::Advance { .. } => Err(access::denied(context)),
+                Command::RemoveDocument { .. }
+                | Command::Advance { .. }
+                | Command::TakeOver
+                | Command::Ask { .. }
+                | Command::GiveUpAsk { .. } => Err(access::denied(context)),
             },
             "portal" => match command {
                 Command::Open { .. } | Command::AddDocument { .. } => Ok(()),
                 Command::Advance { step: Step::Withdraw { .. } } => Ok(()),
-                Command::RemoveDocument { .. } | Command::Advance { .. } => Err(access::denied(context)),
+                Command::RemoveDocument { .. }
+                | Command::Advance { .. }
+                | Command::TakeOver
+                | Command::Ask { .. }
+                | Command::GiveUpAsk { .. } => Err(access::denied(context)),
             },
             _ => Err(access::denied(context)),
         }

@@ -11,8 +11,8 @@ use crate::{
     directory::Office,
     entity::{Context, Decision, Refusal},
     refusal::{
-        CASE_LIMIT, CASE_STEP_IMPOSSIBLE, OFFICE_UNKNOWN, REQUEST_ANSWERED, REQUEST_UNKNOWN, SERVICE_UNKNOWN,
-        STORAGE_NOT_OVER, SUSPENSION_REASON_UNKNOWN, refuse,
+        CASE_LIMIT, CASE_STEP_IMPOSSIBLE, OFFICE_UNKNOWN, REQUEST_ANSWERED, REQUEST_UNKNOWN,
+        REQUEST_WITH_CHANNEL, SERVICE_UNKNOWN, STORAGE_NOT_OVER, SUSPENSION_REASON_UNKNOWN, refuse,
     },
     time::local_date,
     validators::expect_len,
@@ -85,6 +85,11 @@ impl Case {
             Stepped { record: Arc::new(record), life, due, request: request.map(Arc::new), cleared };
         let mut decision = done(vec![Event::Stepped(Box::new(stepped))], Reply::Advanced(reply));
         decision.timers = timers;
+        if matches!(to, State::Issued | State::Withdrawn | State::Unclaimed) {
+            let (sends, timer) = self.ending(context);
+            decision.sends = sends;
+            decision.timers.extend(timer);
+        }
         Ok(decision)
     }
 
@@ -128,6 +133,7 @@ impl Case {
             Step::InteragencyAnswered { request, answer } => self.answered(*request, answer, now_ms)?,
             Step::SendToAuthority { register_number } => {
                 expect_len("register_number", register_number, check::LINE_MAX)?;
+                self.expect_satisfied(context)?;
                 keep(Life::AtAuthority { since_ms: now_ms })
             }
             Step::Suspend { reason, term } => {
@@ -211,6 +217,11 @@ impl Case {
         if request.answered_ms.is_some() {
             return Err(refuse(REQUEST_ANSWERED).with("request", number.to_string()));
         }
+        if let Some(exchange) = self.exchange_of(number) {
+            return Err(refuse(REQUEST_WITH_CHANNEL)
+                .with("request", number.to_string())
+                .with("channel", exchange.channel.clone()));
+        }
         let request = InteragencyRequest {
             answered_ms: Some(now_ms),
             answer: answer.to_owned(),
@@ -219,7 +230,7 @@ impl Case {
         let life = match &self.root.life {
             // A pause goes on whatever arrives.
             paused @ Life::Suspended(_) => paused.clone(),
-            _ if self.root.requests_open > 1 => Life::Interagency,
+            _ if self.blocking() > 1 => Life::Interagency,
             _ => Life::Accepted,
         };
         Ok(Change { life, due: self.root.due.clone(), request: Some(request), warnings: Vec::new() })
@@ -271,7 +282,7 @@ impl Case {
                     .find(|(_, step)| matches!(step.step, Step::SendToAuthority { .. }));
                 Life::AtAuthority { since_ms: sent.map_or(now_ms, |(_, step)| step.stamp.at_ms) }
             }
-            State::Interagency if self.root.requests_open > 0 => Life::Interagency,
+            State::Interagency if self.blocking() > 0 => Life::Interagency,
             _ => Life::Accepted,
         }
     }

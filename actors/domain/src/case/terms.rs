@@ -3,7 +3,7 @@
 //! Which timers a case has follows from its root alone ([`wanted`]); a step compares what was wanted before and
 //! after it and changes the difference. A timer that fires sets its mark, and what is marked is not wanted again.
 
-use super::{Case, Event, Life, Mark, Reply, Root, State, decide::done};
+use super::{Case, Event, Life, Mark, Reply, Root, State, ask::BODIES_TIMER, decide::done};
 use crate::{
     entity::{Context, Decision, Refusal, TimerChange},
     refusal::{TIMER_UNKNOWN, refuse},
@@ -83,7 +83,10 @@ pub(super) fn outdated(root: &Root, now_ms: i64, offset_minutes: i32) -> Vec<Mar
 }
 
 impl Case {
-    pub(super) fn take_timer(&self, timer: &str, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    pub(super) fn take_timer(&self, timer: &str, context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+        if timer == BODIES_TIMER {
+            return Ok(self.forget_bodies(context));
+        }
         let mark = Mark::ALL.into_iter().find(|mark| mark.timer() == timer);
         let mark = mark.ok_or_else(|| refuse(TIMER_UNKNOWN).with("timer", timer))?;
         // A step that was decided first may have made the timer pointless.

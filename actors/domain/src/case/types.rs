@@ -5,7 +5,10 @@
 //! the encoding, and `Event::DocumentAdded` and `Part::Document` share their place in it, so that the bytes of a
 //! document's part stand within the bytes of its event, and a commit holds them once (design §2).
 
-use super::life::{Life, State, Step};
+use super::{
+    exchanges::{AskBody, Asking, CaseLetter, Dealt, Exchange},
+    life::{Life, State, Step},
+};
 use crate::{
     catalogue::ServiceDeadlines, entity::Principal, people::Applicant, queue::TicketRef, rows::ApplicantKey,
 };
@@ -50,6 +53,18 @@ pub enum Command {
     },
     Advance {
         step: Step,
+    },
+    /// Another officer of the office goes on with it: its officer is away, or their workstation is lost (R-R1).
+    TakeOver,
+    /// Asks channels what the process of the service provides for under this code: one body for each of its requests, in
+    /// their order (R-C11).
+    Ask {
+        code: String,
+        bodies: Vec<AskBody>,
+    },
+    /// Waits no longer for an ask.
+    GiveUpAsk {
+        asking: u32,
     },
 }
 
@@ -185,10 +200,28 @@ pub enum LinkAnswer {
 pub enum Event {
     DocumentAdded(Arc<Document>),
     Opened(Box<Opened>),
-    DocumentRemoved { number: u32 },
+    DocumentRemoved {
+        number: u32,
+    },
     Stepped(Box<Stepped>),
-    Marked { mark: Mark },
-    TicketAnswered { answer: LinkAnswer },
+    Marked {
+        mark: Mark,
+    },
+    TicketAnswered {
+        answer: LinkAnswer,
+    },
+    /// From [`crate::level::QUEUE`] on.
+    OfficerSet(Arc<Assignment>),
+    /// Channels were asked. From here on: [`CHANNELS_LEVEL`](crate::entity::CHANNELS_LEVEL).
+    Asked(Box<Dealt>),
+    /// What channels said, or an ask given up.
+    Exchanged(Box<Dealt>),
+    LetterTaken(Arc<CaseLetter>),
+    /// As they are without their bodies.
+    BodiesForgotten {
+        exchanges: Vec<Arc<Exchange>>,
+        letters: Vec<Arc<CaseLetter>>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +262,16 @@ pub enum Reply {
     },
     DocumentRemoved,
     Advanced(Advanced),
+    /// `before`: who had it; empty: nobody.
+    TakenOver {
+        officer: String,
+        before: String,
+    },
+    /// The ask made or given up, and the case after it.
+    Asked {
+        asking: u32,
+        state: State,
+    },
 }
 
 /// The case after a step.
@@ -268,11 +311,27 @@ pub struct Root {
     pub requests_open: u32,
 }
 
-/// Parts are named `document:0001`, `applicant:0001`, `request:0001` and `step:0001`.
+/// Who works on a case, where that is known: cases that came without an officer, and those that were taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Id in the directory.
+    pub officer: String,
+    pub since_ms: i64,
+    /// By the office's queue (R-C13); otherwise the officer took it over.
+    pub by_load: bool,
+}
+
+/// Parts are named `document:0001`, `applicant:0001`, `request:0001`, `step:0001`, and `officer:0001` for the one who
+/// works on it; `asking:0001`, `exchange:0001` (as its request) and `letter:0001`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     Document(Arc<Document>),
     Applicant(Arc<Applicant>),
     Request(Arc<InteragencyRequest>),
     Step(Arc<StepRecord>),
+    Officer(Arc<Assignment>),
+    /// From here on: [`CHANNELS_LEVEL`](crate::entity::CHANNELS_LEVEL).
+    Asking(Arc<Asking>),
+    Exchange(Arc<Exchange>),
+    Letter(Arc<CaseLetter>),
 }

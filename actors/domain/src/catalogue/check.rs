@@ -6,10 +6,11 @@ use super::{
     calendar::TERM_DAYS_MAX,
     entity::{Catalogue, Load},
     model::{Authority, Calendar, Service, Source, Term, Text},
+    process::{ASKS_MAX, AskOrder, IN_TURN_MAX, Process, REQUESTS_MAX, Wait},
 };
 use crate::{entity::Refusal, refusal::refuse};
 use jiff::civil::{Date, Weekday, date};
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 /// Problems told at once; more are counted only. A page of errors is what a person reads in one go.
 pub const PROBLEMS_MAX: usize = 50;
@@ -289,6 +290,83 @@ fn check_service(find: &mut Finder, service: &Service) {
         }
         find.source("storage.source", &storage.source);
     }
+}
+
+/// Longest time an answer may be waited for, milliseconds: the longest term of a service.
+const ASK_EXPIRES_MAX_MS: i64 = TERM_DAYS_MAX as i64 * crate::time::DAY_MS;
+
+/// All problems of processes that would be put on what is there.
+pub fn processes(processes: &[Arc<Process>], present: &Catalogue) -> Vec<Problem> {
+    let mut find = Finder::default();
+    if processes.len() > RECORDS_MAX {
+        find.at("process", format!("at most {RECORDS_MAX} records in one load"), processes.len());
+        return find.problems;
+    }
+    let mut seen = BTreeSet::new();
+    for (n, process) in processes.iter().enumerate() {
+        find.under(format!("process[{n}]"), |find| {
+            check_process(find, process);
+            if present.service(&process.service).is_none() {
+                find.at("service", "the code of a service of the catalogue", shown(&process.service));
+            }
+            if !seen.insert((&process.service, &process.module)) {
+                find.at("service", "one process for a service", shown(&process.service));
+            }
+            // Of another module: those of this one are replaced.
+            let loaded = |module: &str| {
+                processes.iter().any(|other| other.service == process.service && other.module == module)
+            };
+            let elsewhere: BTreeSet<&str> = present
+                .processes_of(&process.service)
+                .filter(|other| !loaded(&other.module))
+                .chain(
+                    processes
+                        .iter()
+                        .map(Arc::as_ref)
+                        .filter(|other| other.service == process.service && other.module != process.module),
+                )
+                .flat_map(|other| other.asks.iter().map(|ask| ask.code.as_str()))
+                .collect();
+            for (m, ask) in process.asks.iter().enumerate() {
+                if elsewhere.contains(ask.code.as_str()) {
+                    find.at(&format!("asks[{m}].code"), "a code no other module uses", shown(&ask.code));
+                }
+            }
+        });
+    }
+    find.problems
+}
+
+fn check_process(find: &mut Finder, process: &Process) {
+    find.code("module", &process.module);
+    if process.asks.len() > ASKS_MAX {
+        find.at("asks", format!("at most {ASKS_MAX} entries"), process.asks.len());
+    }
+    for (n, ask) in process.asks.iter().enumerate() {
+        find.under(format!("asks[{n}]"), |find| {
+            find.code("code", &ask.code);
+            find.texts("title", &ask.title);
+            if ask.requests.is_empty() || ask.requests.len() > REQUESTS_MAX {
+                find.at("requests", format!("1 to {REQUESTS_MAX} requests"), ask.requests.len());
+            } else if (ask.order, ask.wait) == (AskOrder::Sequential, Wait::Any)
+                && ask.requests.len() > IN_TURN_MAX
+            {
+                let expected = format!("1 to {IN_TURN_MAX} requests where one after the other waits for any");
+                find.at("requests", expected, ask.requests.len());
+            }
+            for (m, request) in ask.requests.iter().enumerate() {
+                find.code(&format!("requests[{m}].channel"), &request.channel);
+                find.code(&format!("requests[{m}].kind"), &request.kind);
+            }
+            if let Some(expires_ms) = ask.expires_ms
+                && !(1_000..=ASK_EXPIRES_MAX_MS).contains(&expires_ms)
+            {
+                find.at("expires_ms", format!("1000 to {ASK_EXPIRES_MAX_MS}"), expires_ms);
+            }
+        });
+    }
+    let codes = process.asks.iter().enumerate();
+    find.unique("ask", codes.map(|(n, ask)| (format!("asks[{n}].code"), ask.code.as_str())));
 }
 
 fn weekend(date: Date) -> bool {

@@ -1,7 +1,7 @@
 //! The catalogue as an entity: one load is one command, one commit and one version.
 //!
 //! Invariants:
-//! - every service names an authority of the same catalogue; every loaded record satisfies [`super::check`];
+//! - every process names a service of the same catalogue; every service an authority; every loaded record satisfies [`super::check`];
 //! - a region has calendars only for years the country has one for;
 //! - the version grows by one with every load that changes anything; a load of what is already there changes
 //!   nothing, so that loading the shipped files again at every start is harmless;
@@ -11,10 +11,14 @@ use super::{
     CATALOGUE_EMPTY_LOAD,
     check::{self, Problem},
     model::{Authority, Calendar, CalendarKey, Service},
+    process::{Ask, Process},
 };
 use crate::{
     access,
-    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
+    entity::{
+        CHANNELS_LEVEL, Context, Decision, Entity, EntityRef, EventMeta, FIRST_LEVEL, Kind, PartName,
+        Refusal, Row,
+    },
     message::Message,
     refusal::{MESSAGE_UNEXPECTED, TIMER_UNKNOWN, refuse},
 };
@@ -47,6 +51,8 @@ impl Load {
 pub enum Command {
     /// Everything in the load, or nothing of it.
     Load(Load),
+    /// What modules add to services: everything, or nothing of it. Others' processes stay.
+    LoadProcesses(Vec<Arc<Process>>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +85,15 @@ pub struct Root {
     pub loaded_by: String,
 }
 
-/// Named `authority:<code>`, `service:<code>`, `calendar:<year>` or `calendar:<year>:<region>`.
+/// Named `authority:<code>`, `service:<code>`, `calendar:<year>`, `calendar:<year>:<region>` or
+/// `process:<service>:<module>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     Authority(Arc<Authority>),
     Service(Arc<Service>),
     Calendar(Arc<Calendar>),
+    /// From [`CHANNELS_LEVEL`] on.
+    Process(Arc<Process>),
 }
 
 impl Part {
@@ -93,6 +102,7 @@ impl Part {
             Part::Authority(authority) => format!("authority:{}", authority.code),
             Part::Service(service) => format!("service:{}", service.code),
             Part::Calendar(calendar) => format!("calendar:{}", calendar.key()),
+            Part::Process(process) => format!("process:{}:{}", process.service, process.module),
         }
     }
 }
@@ -104,6 +114,8 @@ pub struct Catalogue {
     authorities: BTreeMap<String, Arc<Authority>>,
     services: BTreeMap<String, Arc<Service>>,
     calendars: BTreeMap<CalendarKey, Arc<Calendar>>,
+    /// By service and module.
+    processes: BTreeMap<(String, String), Arc<Process>>,
 }
 
 impl Catalogue {
@@ -160,6 +172,26 @@ impl Catalogue {
         self.calendars.values().map(Arc::as_ref)
     }
 
+    /// What modules have added to a service, module by module.
+    pub fn processes_of(&self, service: &str) -> impl Iterator<Item = &Process> {
+        let from = (service.to_owned(), String::new());
+        let until = from.0.clone();
+        self.processes
+            .range(from..)
+            .take_while(move |(key, _)| key.0 == until)
+            .map(|(_, process)| process.as_ref())
+    }
+
+    /// All processes by service and module.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.values().map(Arc::as_ref)
+    }
+
+    /// What a case of the service may or must ask for.
+    pub fn asks_of(&self, service: &str) -> impl Iterator<Item = &Ask> {
+        self.processes_of(service).flat_map(|process| &process.asks)
+    }
+
     /// Does the region add days of its own in any year?
     pub(super) fn has_calendars_of(&self, region: &str) -> bool {
         let from = CalendarKey { region: region.to_owned(), year: i16::MIN };
@@ -177,6 +209,9 @@ impl Catalogue {
             Part::Calendar(calendar) => {
                 self.calendars.insert(calendar.key(), calendar);
             }
+            Part::Process(process) => {
+                self.processes.insert((process.service.clone(), process.module.clone()), process);
+            }
         }
     }
 
@@ -185,6 +220,9 @@ impl Catalogue {
             Part::Authority(authority) => self.authorities.get(&authority.code) == Some(authority),
             Part::Service(service) => self.services.get(&service.code) == Some(service),
             Part::Calendar(calendar) => self.calendars.get(&calendar.key()) == Some(calendar),
+            Part::Process(process) => {
+                self.processes.get(&(process.service.clone(), process.module.clone())) == Some(process)
+            }
         }
     }
 
@@ -196,9 +234,24 @@ impl Catalogue {
         if !problems.is_empty() {
             return Err(check::refusal(&problems));
         }
+        Ok(self.put_all(load.parts()))
+    }
+
+    fn decide_load_processes(&self, processes: &[Arc<Process>]) -> Result<Decision<Self>, Refusal> {
+        if processes.is_empty() {
+            return Err(refuse(CATALOGUE_EMPTY_LOAD));
+        }
+        let problems = check::processes(processes, self);
+        if !problems.is_empty() {
+            return Err(check::refusal(&problems));
+        }
+        Ok(self.put_all(processes.iter().cloned().map(Part::Process)))
+    }
+
+    fn put_all(&self, parts: impl Iterator<Item = Part>) -> Decision<Self> {
         let mut events = Vec::new();
         let mut unchanged = 0_u32;
-        for part in load.parts() {
+        for part in parts {
             if self.has(&part) {
                 unchanged += 1;
             } else {
@@ -212,7 +265,7 @@ impl Catalogue {
             events.push(Event::Loaded { version });
         }
         let reply = Reply::Loaded { version, changed, unchanged };
-        Ok(Decision { events, reply, sends: Vec::new(), timers: Vec::new() })
+        Decision { events, reply, sends: Vec::new(), timers: Vec::new() }
     }
 }
 
@@ -235,6 +288,7 @@ impl Entity for Catalogue {
     fn decide(&self, command: &Command, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
         match command {
             Command::Load(load) => self.decide_load(load),
+            Command::LoadProcesses(processes) => self.decide_load_processes(processes),
         }
     }
 
@@ -286,7 +340,19 @@ impl Entity for Catalogue {
                 let key = CalendarKey { region: region.to_owned(), year: year.parse().ok()? };
                 self.calendars.get(&key).cloned().map(Part::Calendar)
             }
+            "process" => {
+                let (service, module) = code.split_once(':')?;
+                let process = self.processes.get(&(service.to_owned(), module.to_owned()));
+                process.cloned().map(Part::Process)
+            }
             _ => None,
+        }
+    }
+
+    fn level(event: &Event) -> u32 {
+        match event {
+            Event::Put(Part::Process(_)) => CHANNELS_LEVEL,
+            Event::Put(_) | Event::Loaded { .. } => FIRST_LEVEL,
         }
     }
 

@@ -155,7 +155,7 @@ impl<'a> Read<'a> {
     }
 }
 
-fn syntax(file: &SourceFile, error: &toml::de::Error) -> Problem {
+pub(crate) fn syntax(file: &SourceFile, error: &toml::de::Error) -> Problem {
     let span = error.span();
     let found = span
         .as_ref()
@@ -177,7 +177,7 @@ fn line_at(text: &str, offset: usize) -> usize {
 }
 
 /// The line of a key such as `service[0].execution.days`; of the nearest table around it if the key is not there.
-fn line_of(text: &str, key: &str) -> Option<usize> {
+pub(crate) fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = DeTable::parse(text).ok()?;
     let mut span: Option<Range<usize>> = None;
     let mut table: Option<&DeTable<'_>> = Some(document.get_ref());
@@ -264,9 +264,9 @@ struct FileV1 {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TextV1 {
-    ru: String,
-    en: String,
+pub(crate) struct TextV1 {
+    pub ru: String,
+    pub en: String,
 }
 
 impl From<TextV1> for Text {

@@ -2,7 +2,8 @@
 //! production calendars deadlines are computed with (R-C2). One entity, `catalogue/region`, loaded from files,
 //! checked as a whole and versioned: a case records the version its deadline was computed with.
 //!
-//! - [`model`]: what it holds · [`calendar`]: working-day arithmetic · [`check`]: what a load must satisfy
+//! - [`model`]: what it holds · [`process`]: what modules add to services · [`calendar`]: working-day arithmetic
+//! - [`check`]: what a load must satisfy
 //! - [`files`]: the TOML files people edit · [`entity`]: commands, events and the fold
 
 pub mod calendar;
@@ -10,6 +11,7 @@ pub mod check;
 pub mod entity;
 pub mod files;
 pub mod model;
+pub mod process;
 
 use crate::{entity::RefusalClass, refusal::Reason};
 
@@ -21,6 +23,7 @@ pub use model::{
     Authority, Calendar, CalendarKey, DayKind, DocumentForm, DocumentKind, DocumentNeed, Holiday, MovedDay,
     ReceiverKind, Service, Source, Storage, SuspensionReason, Term, Text,
 };
+pub use process::{Ask, AskOrder, AskRequest, IN_TURN_MAX, Process, Wait};
 
 /// Id of the one catalogue entity.
 pub const ENTITY_ID: &str = "region";

@@ -3,10 +3,17 @@
 //! Invariants:
 //! - every window is of an office that is there; every office a person names was there when it was put;
 //! - a workstation stands at one window at most;
+//! - settings of a queue are of an office that is there, and go with it;
 //! - the version grows by one with every change; a command that changes nothing makes no event.
 
 mod check;
+mod queue_settings;
 mod types;
+
+pub use queue_settings::{
+    BookingSettings, CLOSED_DAYS_MAX, DayHours, Opening, OutsideSystem, PriorityCategory, QueueSettings,
+    SERVICES_MAX, ServiceGroup, ServiceSlots,
+};
 
 pub use types::{
     Command, Event, OFFICES_MAX, OFFICES_PER_PERSON_MAX, Office, PEOPLE_MAX, PER_OFFICE_MAX, Part, Person,
@@ -15,14 +22,18 @@ pub use types::{
 
 use crate::{
     access,
-    entity::{Context, Decision, Entity, EntityRef, EventMeta, Kind, PartName, Refusal, Row},
+    entity::{Context, Decision, Entity, EntityRef, EventMeta, FIRST_LEVEL, Kind, PartName, Refusal, Row},
+    level,
     message::Message,
     refusal::{
         DIRECTORY_ENTRY_UNKNOWN, DIRECTORY_LIMIT, MESSAGE_UNEXPECTED, OFFICE_IN_USE, OFFICE_UNKNOWN,
         TIMER_UNKNOWN, WORKSTATION_TAKEN, refuse,
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 /// Id of the one directory entity.
 pub const ENTITY_ID: &str = "region";
@@ -35,6 +46,8 @@ pub struct Directory {
     /// By office and number.
     windows: BTreeMap<(String, String), Arc<Window>>,
     people: BTreeMap<String, Arc<Person>>,
+    /// By office; an office that is not here has the defaults.
+    queue_settings: BTreeMap<String, Arc<QueueSettings>>,
     /// Workstation → window; follows from `windows`.
     workstations: BTreeMap<String, (String, String)>,
 }
@@ -75,6 +88,12 @@ impl Directory {
         self.people.get(id).map(Arc::as_ref)
     }
 
+    /// What governs an office's queue; the defaults where the office has said nothing.
+    pub fn queue_settings(&self, office: &str) -> &QueueSettings {
+        static DEFAULT: LazyLock<QueueSettings> = LazyLock::new(QueueSettings::default);
+        self.queue_settings.get(office).map_or_else(|| &*DEFAULT, Arc::as_ref)
+    }
+
     /// All people by id.
     pub fn people(&self) -> impl Iterator<Item = &Person> {
         self.people.values().map(Arc::as_ref)
@@ -109,6 +128,18 @@ impl Directory {
         }
         limit("people", self.people.len(), PEOPLE_MAX, self.people.contains_key(&person.id))?;
         Ok(self.unless_same(self.person(&person.id), person, || Event::PersonPut(Arc::new(person.clone()))))
+    }
+
+    fn put_queue_settings(
+        &self,
+        settings: &QueueSettings,
+        context: &Context<'_>,
+    ) -> Result<Vec<Event>, Refusal> {
+        level::needs(level::QUEUE, context)?;
+        queue_settings::check(settings)?;
+        self.known_office(&settings.office)?;
+        let there = self.queue_settings.get(&settings.office).map(Arc::as_ref);
+        Ok(self.unless_same(there, settings, || Event::QueueSettingsPut(Arc::new(settings.clone()))))
     }
 
     fn remove_office(&self, code: &str) -> Result<Vec<Event>, Refusal> {
@@ -183,11 +214,12 @@ impl Entity for Directory {
         self.root.version > 0
     }
 
-    fn decide(&self, command: &Command, _context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    fn decide(&self, command: &Command, context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
         let events = match command {
             Command::PutOffice(office) => self.put_office(office)?,
             Command::PutWindow(window) => self.put_window(window)?,
             Command::PutPerson(person) => self.put_person(person)?,
+            Command::PutQueueSettings(settings) => self.put_queue_settings(settings, context)?,
             Command::RemoveOffice { code } => self.remove_office(code)?,
             Command::RemoveWindow { office, number } => {
                 if self.window(office, number).is_none() {
@@ -228,8 +260,12 @@ impl Entity for Directory {
             Event::PersonPut(person) => {
                 self.people.insert(person.id.clone(), Arc::clone(person));
             }
+            Event::QueueSettingsPut(settings) => {
+                self.queue_settings.insert(settings.office.clone(), Arc::clone(settings));
+            }
             Event::OfficeRemoved { code } => {
                 self.offices.remove(code);
+                self.queue_settings.remove(code);
             }
             Event::WindowRemoved { office, number } => self.remove_window(&(office.clone(), number.clone())),
             Event::PersonRemoved { id } => {
@@ -241,10 +277,11 @@ impl Entity for Directory {
 
     fn touched(event: &Event) -> Vec<PartName> {
         vec![match event {
+            Event::OfficeRemoved { code } => return vec![office_part(code), settings_part(code)],
+            Event::QueueSettingsPut(settings) => settings_part(&settings.office),
             Event::OfficePut(office) => office_part(&office.code),
             Event::WindowPut(window) => window_part(&window.office, &window.number),
             Event::PersonPut(person) => person_part(&person.id),
-            Event::OfficeRemoved { code } => office_part(code),
             Event::WindowRemoved { office, number } => window_part(office, number),
             Event::PersonRemoved { id } => person_part(id),
         }]
@@ -263,6 +300,7 @@ impl Entity for Directory {
                 self.windows.get(&(office.to_owned(), number.to_owned())).cloned().map(Part::Window)
             }
             "person" => self.people.get(key).cloned().map(Part::Person),
+            "queue-settings" => self.queue_settings.get(key).cloned().map(Part::QueueSettings),
             _ => None,
         }
     }
@@ -278,6 +316,9 @@ impl Entity for Directory {
                 Part::Person(person) => {
                     directory.people.insert(person.id.clone(), person);
                 }
+                Part::QueueSettings(settings) => {
+                    directory.queue_settings.insert(settings.office.clone(), settings);
+                }
             }
         }
         directory
@@ -286,6 +327,18 @@ impl Entity for Directory {
     /// None: readers hold the whole directory in memory.
     fn rows(&self, _part: Option<&str>) -> Vec<Row> {
         Vec::new()
+    }
+
+    fn level(event: &Event) -> u32 {
+        match event {
+            Event::OfficePut(_)
+            | Event::WindowPut(_)
+            | Event::PersonPut(_)
+            | Event::OfficeRemoved { .. }
+            | Event::WindowRemoved { .. }
+            | Event::PersonRemoved { .. } => FIRST_LEVEL,
+            Event::QueueSettingsPut(_) => level::QUEUE,
+        }
     }
 
     fn no_reply() -> Reply {
@@ -303,6 +356,10 @@ fn office_part(code: &str) -> PartName {
 
 fn window_part(office: &str, number: &str) -> PartName {
     format!("window:{office}:{number}")
+}
+
+fn settings_part(office: &str) -> PartName {
+    format!("queue-settings:{office}")
 }
 
 fn person_part(id: &str) -> PartName {

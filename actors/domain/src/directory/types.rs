@@ -1,5 +1,6 @@
 //! What the directory holds, is told and answers.
 
+use super::queue_settings::QueueSettings;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -100,6 +101,8 @@ pub enum Command {
     RemovePerson {
         id: String,
     },
+    /// What governs an office's queue. From [`crate::level::QUEUE`] on.
+    PutQueueSettings(Box<QueueSettings>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +113,7 @@ pub enum Event {
     OfficeRemoved { code: String },
     WindowRemoved { office: String, number: String },
     PersonRemoved { id: String },
+    QueueSettingsPut(Arc<QueueSettings>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +129,11 @@ pub struct Root {
     pub version: u64,
 }
 
-/// Parts are named `office:<code>`, `window:<office>:<number>` and `person:<id>`.
+/// Parts are named `office:<code>`, `window:<office>:<number>`, `person:<id>` and `queue-settings:<office>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
     Office(Arc<Office>),
     Window(Arc<Window>),
     Person(Arc<Person>),
+    QueueSettings(Arc<QueueSettings>),
 }

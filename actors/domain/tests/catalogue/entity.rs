@@ -33,6 +33,8 @@ fn as_principal<T>(kind: &str, run: impl FnOnce(&Context<'_>) -> T) -> T {
         request_id: Uuid::nil(),
         catalogue: &catalogue,
         directory: &directory,
+        level: okno_domain::level::QUEUE,
+        fence: Default::default(),
     })
 }
 

@@ -3,5 +3,6 @@
 mod calendar;
 mod entity;
 mod files;
+mod modules;
 mod shipped;
 mod support;

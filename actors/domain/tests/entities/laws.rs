@@ -7,6 +7,7 @@ use okno_domain::{
     catalogue::{DayKind, Term},
     directory::{self, Office, Person, Role, Window},
     entity::{Entity, EventMeta, Kind},
+    level,
     message::{Message, MessageRole},
     people::{self, Applicant, PersonName},
     queue::{self, Purpose, TicketRef, TicketState, VisitOutcome},
@@ -123,10 +124,12 @@ proptest! {
         }
     }
 
-    /// A queue never gives a number twice, never calls somebody before their turn, and a window holds one ticket.
+    /// Below its feature level a queue does what release 0.2 did: no number twice, nobody before their turn with
+    /// priority before everybody, one ticket a window. What it does from that level on is in `queue_days`.
     #[test]
     fn queues_keep_the_laws(history in proptest::collection::vec((0_u8..8, 0_usize..12, any::<bool>(), 0_i64..6), 1..60)) {
         let mut world = World::with_office();
+        world.level = level::QUEUE - 1;
         let mut given = BTreeSet::new();
         for (what, which, second, hours) in history {
             let window = if second { "2" } else { "1" }.to_owned();
@@ -280,7 +283,7 @@ fn calling_among_five_thousand_goes_by_turn() {
     let day: jiff::civil::Date = "2026-03-02".parse().unwrap();
     for n in 0..5_000_u64 {
         let letter = ['А', 'Б', 'В', 'Г', 'Д', 'Е'][(n % 6) as usize];
-        let ticket = queue::Ticket {
+        let ticket = queue::TicketV1 {
             ticket: TicketRef { day, number: format!("{letter}{:03}", n / 6 + 1) },
             purpose: Purpose::Apply,
             service: String::new(),
@@ -304,6 +307,8 @@ fn calling_among_five_thousand_goes_by_turn() {
             request_id: uuid::Uuid::nil(),
             catalogue: &world.catalogue,
             directory: &world.directory.state,
+            level: level::QUEUE - 1,
+            fence: Default::default(),
         };
         let decision = queue.decide(&queue::Command::CallNext { window: "1".into() }, &context).unwrap();
         let queue::Reply::Ticket(ticket) = decision.reply else { panic!("a call answers with the ticket") };
@@ -330,6 +335,14 @@ fn requests_have_answers() {
         Message::Refused { reason: "TICKET_UNKNOWN".into(), of: Box::new(asked) }.role(),
         MessageRole::Answer
     );
+    let officer = String::from("anna");
+    for (request, answer) in [
+        (Message::OfficerWanted, Message::OfficerGiven { officer: officer.clone() }),
+        (Message::OfficerTook { officer }, Message::OfficerNoted),
+        (Message::CaseDone, Message::OfficerNoted),
+    ] {
+        assert_eq!((request.role(), answer.role()), (MessageRole::Request, MessageRole::Answer));
+    }
 }
 
 /// The states that are ends for the visitor keep no timer behind.

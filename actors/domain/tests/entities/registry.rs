@@ -19,7 +19,7 @@ use uuid::Uuid;
 #[test]
 fn numbers_and_names_are_stable() {
     let kinds: Vec<_> = Kind::ALL.iter().map(|kind| (kind.number(), kind.name())).collect();
-    assert_eq!(kinds, [(1, "case"), (2, "queue"), (3, "catalogue"), (4, "directory")]);
+    assert_eq!(kinds, [(1, "case"), (2, "queue"), (3, "catalogue"), (4, "directory"), (5, "channel")]);
     for kind in Kind::ALL {
         assert_eq!(Kind::parse(kind.name()), Some(*kind));
         assert_eq!(Kind::from_number(kind.number()), Some(*kind));
@@ -27,7 +27,7 @@ fn numbers_and_names_are_stable() {
     }
     assert_eq!((Kind::parse("sys"), Kind::from_number(0)), (None, None));
     let tables: Vec<_> = Table::ALL.iter().map(|table| table.number()).collect();
-    assert_eq!(tables, [1, 2, 3, 4]);
+    assert_eq!(tables, [1, 2, 3, 4, 32, 33, 34]);
     let states: Vec<_> =
         State::ALL.iter().map(|state| (state.number(), State::parse(state.name()))).collect();
     assert_eq!(states, (1..).zip(State::ALL).map(|(n, state)| (n, Some(state))).collect::<Vec<_>>());
@@ -66,6 +66,11 @@ fn keys_order_like_their_values() {
     assert!(ready.starts_with(&rows::case_by_state_prefix(State::ReadyForIssue, None)));
     assert!(ready.starts_with(&rows::case_by_state_prefix(State::ReadyForIssue, Some("a"))));
     assert!(!ready.starts_with(&rows::case_by_state_prefix(State::Issued, None)));
+    let entries = [(1, 9), (2, 0), (2, 1)].map(|(at, number)| rows::channel_dead(at, number).key);
+    assert!(entries.is_sorted());
+    assert_eq!(rows::channel_entry(&entries[0]), Some(9));
+    assert_eq!(rows::channel_entry(b"short"), None);
+    assert!([1, 2, 255, 256].map(|number| rows::body(number).key).is_sorted());
     let one = people::applicant_key("112-233-445 95").unwrap();
     assert_eq!(Some(one), people::applicant_key("11223344595"), "separators do not count");
     assert_ne!(Some(one), people::applicant_key("11223344594"));
@@ -78,6 +83,13 @@ fn local_dates_turn_at_local_midnight() {
     assert_eq!(time::local_date(midnight - 1, 420).to_string(), "2026-03-01");
     assert_eq!(time::local_date(midnight, 0).to_string(), "2026-03-01");
     assert_eq!(time::local_date(i64::MAX, 420), jiff::civil::Date::MAX);
+    // A calendar year ends with the same date next year, or the last of February (R-I2).
+    for (from, over) in
+        [("2026-03-02", "2027-03-03"), ("2028-02-29", "2029-03-01"), ("2027-12-31", "2029-01-01")]
+    {
+        let noon = time::local_hour_ms(from.parse().unwrap(), 12, 420);
+        assert_eq!(time::year_over_ms(noon, 420), time::local_hour_ms(over.parse().unwrap(), 0, 420));
+    }
 }
 
 /// From every state but the last there is a way on, and every state can be reached.

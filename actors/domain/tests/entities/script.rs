@@ -1,10 +1,12 @@
-//! Golden scripts: transcripts under `tests/scripts/{case,queue,directory}`, one test per folder. To accept a changed
+//! Golden scripts: transcripts under `tests/scripts/{case,queue,channel,directory}`, one test per folder. To accept a changed
 //! transcript, run with `UPDATE_GOLDENFILES=1` and read the difference.
 //!
 //! - `now TIME` moves the clock of the offices on; `as KIND/ID [ws=ID]` changes the caller; `timers` lists timers
 //! - `office`, `window`, `person`, `remove-office`, `remove-window`, `remove-person`: the directory
 //! - `open NAME …`, `add NAME …`, `remove NAME N`, `step NAME STEP …`, `show NAME`: cases
-//! - `ticket OFFICE …`, `call`, `begin`, `finish`, `queue OFFICE`: queues
+//! - `take-over NAME`: another officer goes on with a case
+//! - `level N`: the replicated feature level · everything about queues: `crate::queue_script`
+//! - channels, and what cases ask of them: `crate::channels`
 
 use crate::world::{World, local, moment, origin};
 use goldenscript::Command;
@@ -17,7 +19,7 @@ use okno_domain::{
         Applicant, AuthorisedRepresentative, ForeignEntityRepresentative, ForeignPerson, IdentityDocument,
         LegalEntity, PersonName, PowerOfAttorney, SoleTrader,
     },
-    queue::{self, Purpose, Ticket, TicketRef, VisitOutcome},
+    queue::{BookingRef, TicketRef},
 };
 use std::{collections::BTreeMap, error::Error, fs, path::Path};
 
@@ -30,7 +32,8 @@ fn check(folder: &str) {
     scripts.sort();
     assert!(!scripts.is_empty(), "no scripts in {}", folder.display());
     for script in scripts {
-        let mut runner = Runner { world: World::with_office(), names: BTreeMap::new() };
+        let mut runner =
+            Runner { world: World::with_office(), names: BTreeMap::new(), bookings: BTreeMap::new() };
         goldenscript::run(&mut runner, &script).expect("the script can be run");
     }
 }
@@ -46,18 +49,25 @@ fn queues_go_as_their_scripts_say() {
 }
 
 #[test]
+fn channels_go_as_their_scripts_say() {
+    check("channel");
+}
+
+#[test]
 fn the_directory_goes_as_its_scripts_say() {
     check("directory");
 }
 
-struct Runner {
-    world: World,
+pub struct Runner {
+    pub world: World,
     /// Script name → case id.
     names: BTreeMap<String, String>,
+    /// Script name → booking.
+    pub bookings: BTreeMap<String, BookingRef>,
 }
 
 /// Arguments by key, with what is left positional.
-struct Args<'a> {
+pub struct Args<'a> {
     keys: BTreeMap<&'a str, &'a str>,
     positions: std::vec::IntoIter<&'a str>,
 }
@@ -71,15 +81,15 @@ impl<'a> Args<'a> {
         Self { keys: keys.collect(), positions: positions.into_iter() }
     }
 
-    fn next(&mut self) -> Result<&'a str, String> {
+    pub fn next(&mut self) -> Result<&'a str, String> {
         self.positions.next().ok_or_else(|| "an argument is missing".to_owned())
     }
 
-    fn take(&mut self, key: &str) -> &'a str {
+    pub fn take(&mut self, key: &str) -> &'a str {
         self.keys.remove(key).unwrap_or_default()
     }
 
-    fn list(&mut self, key: &str) -> Vec<String> {
+    pub fn list(&mut self, key: &str) -> Vec<String> {
         self.take(key).split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
@@ -125,13 +135,16 @@ impl goldenscript::Runner for Runner {
             "open" => self.open(&mut args)?,
             "add" | "remove" | "step" => self.case(&command.name, &mut args)?,
             "show" => self.show(args.next()?)?,
-            "ticket" | "call" | "begin" | "finish" => self.queue(&command.name, &mut args)?,
-            "queue" => {
-                let office = args.next()?;
-                let queue = &self.world.queues.get(office).ok_or("no such queue")?.state;
-                queue.tickets().map(|ticket| format!("{}\n", show_ticket(ticket))).collect()
+            "level" => {
+                self.world.level = args.next()?.parse()?;
+                String::new()
             }
-            other => return Err(format!("unknown command {other}").into()),
+            "take-over" => self.case(&command.name, &mut args)?,
+            "after" | "term" | "process" | "ask" | "give-up" | "bodies" | "channel" | "take" | "settle"
+            | "lapse" | "letter" | "assign" | "drop" | "steer" | "redrive" | "discard" | "backlog" => {
+                crate::channels::run(&mut self.world, &self.names, &command.name, &mut args)?
+            }
+            other => self.queue(other, &mut args)?,
         };
         args.end()?;
         for line in self.world.log.drain(..) {
@@ -173,6 +186,7 @@ impl Runner {
                 reference: args.take("reference").into(),
                 note: args.take("note").into(),
             },
+            "take-over" => case::Command::TakeOver,
             "remove" => case::Command::RemoveDocument { document: args.next()?.parse()? },
             _ => case::Command::Advance { step: step(args)? },
         };
@@ -185,44 +199,6 @@ impl Runner {
     fn show(&self, name: &str) -> Result<String, Box<dyn Error>> {
         let id = self.names.get(name).ok_or("no such case")?;
         Ok(show_case(&self.world.cases[id].state))
-    }
-
-    fn queue(&mut self, name: &str, args: &mut Args<'_>) -> Result<String, Box<dyn Error>> {
-        let office = args.next()?;
-        let command = match name {
-            "ticket" => queue::Command::TakeTicket {
-                purpose: match args.take("for") {
-                    "" | "apply" => Purpose::Apply,
-                    "ask-status" => Purpose::AskStatus,
-                    "collect-result" => Purpose::CollectResult,
-                    _ => Purpose::Other,
-                },
-                service: args.take("service").into(),
-                category: args.take("category").into(),
-            },
-            "call" => queue::Command::CallNext { window: args.next()?.into() },
-            "begin" => {
-                let window = args.next()?.into();
-                queue::Command::Begin { ticket: ticket(args)?.ok_or("which ticket?")?, window }
-            }
-            _ => {
-                let window = args.next()?.into();
-                let outcome = if args.take("outcome") == "no-show" {
-                    VisitOutcome::NoShow
-                } else {
-                    VisitOutcome::Served
-                };
-                queue::Command::Finish { ticket: ticket(args)?.ok_or("which ticket?")?, window, outcome }
-            }
-        };
-        Ok(match self.world.queue(office, &command) {
-            Ok(queue::Reply::Taken { ticket, ahead }) => {
-                format!("{} · {ahead} ahead\n", show_ticket(&ticket))
-            }
-            Ok(queue::Reply::Ticket(ticket)) => format!("{}\n", show_ticket(&ticket)),
-            Ok(queue::Reply::None) => unreachable!("commands are answered"),
-            Err(refusal) => refused(&refusal),
-        })
     }
 }
 
@@ -288,7 +264,7 @@ fn step(args: &mut Args<'_>) -> Result<Step, Box<dyn Error>> {
     })
 }
 
-fn ticket(args: &mut Args<'_>) -> Result<Option<TicketRef>, Box<dyn Error>> {
+pub fn ticket(args: &mut Args<'_>) -> Result<Option<TicketRef>, Box<dyn Error>> {
     let (number, day) = (args.take("ticket"), args.take("day"));
     let day = if day.is_empty() { "2026-03-02" } else { day };
     Ok(if number.is_empty() { None } else { Some(TicketRef { day: day.parse()?, number: number.into() }) })
@@ -358,12 +334,12 @@ fn applicants(args: &mut Args<'_>) -> Result<Vec<Applicant>, Box<dyn Error>> {
     }])
 }
 
-fn refused(refusal: &Refusal) -> String {
+pub fn refused(refusal: &Refusal) -> String {
     let details: String = refusal.details.iter().map(|(key, value)| format!(" {key}={value:?}")).collect();
     format!("refused {}{details}\n", refusal.reason)
 }
 
-fn show_reply(reply: &case::Reply) -> String {
+pub fn show_reply(reply: &case::Reply) -> String {
     let warnings =
         |all: &[String]| all.iter().map(|warning| format!("warning {warning}\n")).collect::<String>();
     match reply {
@@ -371,6 +347,8 @@ fn show_reply(reply: &case::Reply) -> String {
         case::Reply::Opened { state, warnings: all } => format!("{}\n{}", state.name(), warnings(all)),
         case::Reply::DocumentAdded { document } => format!("document {document}\n"),
         case::Reply::DocumentRemoved => "removed\n".into(),
+        case::Reply::TakenOver { officer, before } => format!("taken over by {officer} from {before:?}\n"),
+        case::Reply::Asked { asking, state } => format!("ask {asking} · {}\n", state.name()),
         case::Reply::Advanced(advanced) => {
             let mut line = format!("{}. {}", advanced.step, advanced.state.name());
             if let Some(deadline) = advanced.deadline {
@@ -409,6 +387,10 @@ fn show_case(case: &Case) -> String {
     if let Some(link) = &head.ticket {
         text.push_str(&format!("ticket {} {}: {:?}\n", link.ticket.day, link.ticket.number, link.answer));
     }
+    if let Some(officer) = case.officer() {
+        let how = if officer.by_load { "given by load" } else { "taken over" };
+        text.push_str(&format!("officer {}: {how} at {}\n", officer.officer, local(officer.since_ms)));
+    }
     for document in case.documents() {
         text.push_str(&format!(
             "document {} {} {} {} sheets, by {}\n",
@@ -424,6 +406,7 @@ fn show_case(case: &Case) -> String {
             request.answered_ms.map_or_else(|| "open".into(), |at| format!("answered {}", local(at)));
         text.push_str(&format!("request {} to {}: {answered}\n", request.number, request.authority));
     }
+    crate::channels::show_dealings(case, &mut text);
     for step in case.steps() {
         let stamp = &step.stamp;
         text.push_str(&format!(
@@ -440,19 +423,5 @@ fn show_case(case: &Case) -> String {
         ));
     }
     debug_assert_ne!(case.state(), State::Unopened);
-    text
-}
-
-fn show_ticket(ticket: &Ticket) -> String {
-    let mut text = format!("{} {} {}", ticket.ticket.day, ticket.ticket.number, ticket.state.name());
-    if let Some(window) = ticket.state.window() {
-        text.push_str(&format!(" at window {window}"));
-    }
-    if ticket.priority {
-        text.push_str(&format!(" · priority {}", ticket.category));
-    }
-    if !ticket.cases.is_empty() {
-        text.push_str(&format!(" · {} case(s)", ticket.cases.len()));
-    }
     text
 }

@@ -23,7 +23,9 @@ use crate::{
 };
 use bytes::Bytes;
 use okno_domain::{
-    entity::{Context, EntityRef, Origin, Principal, Refusal, RefusalClass},
+    catalogue::IN_TURN_MAX,
+    entity::{Context, EntityRef, Fence, Origin, Principal, Refusal, RefusalClass},
+    exchange::DEPTH_MAX,
     message::Message as DomainMessage,
     registry::Registered,
 };
@@ -41,6 +43,10 @@ use uuid::Uuid;
 
 /// Messages that may lead to one another (rule 4). A flow of the domain needs 2; the rest is room to grow.
 pub const HOPS_MAX: u16 = 16;
+
+// An ask's requests, each refused and the next one sent: two messages each. The answer to the first, which a call sent, may
+// have come up through requests within requests of which nobody needs the others: a message for each level.
+const _: () = assert!(DEPTH_MAX as usize + 2 + 2 * (IN_TURN_MAX - 2) <= HOPS_MAX as usize);
 
 /// Work with what the shard knows about it at this moment.
 #[derive(Debug, Clone)]
@@ -86,7 +92,12 @@ pub struct CellEnv {
     pub counter: CommitCounter,
     /// `node/<id>`: who acts when messages and timers do.
     pub node: Principal,
+    pub generation: Generation,
 }
+
+/// The cluster's generation as it is now: with the term it fences what is handed out (rule 5). Asked anew for every
+/// decision, because a copy of a recovered cluster brings a later one into a node that runs.
+pub type Generation = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Numbers of commits: never reused within the process, therefore never within a term, since a restarted node
 /// leads only in a later term.
@@ -161,6 +172,8 @@ impl<E: Registered> Cell<E> {
     }
 
     fn step(&mut self, input: &CellInput, env: &CellEnv) -> CellOutput {
+        #[cfg(feature = "mutants")]
+        carry_over_planted();
         let now_ms = input.stamp_ms.max(self.last_ms);
         let world = match env.worlds.current() {
             Ok(world) => world,
@@ -178,6 +191,8 @@ impl<E: Registered> Cell<E> {
                     request_id: call.request.key.id,
                     catalogue: &world.catalogue,
                     directory: &world.directory,
+                    level: env.worlds.level(),
+                    fence: Fence { generation: (env.generation)(), term: self.term },
                 };
                 let decided = self
                     .state
@@ -216,6 +231,8 @@ impl<E: Registered> Cell<E> {
                     request_id: message_request_id(message),
                     catalogue: &world.catalogue,
                     directory: &world.directory,
+                    level: env.worlds.level(),
+                    fence: Fence { generation: (env.generation)(), term: self.term },
                 };
                 let received = self.state.receive(&source, &content, &context);
                 let trigger = propose::Trigger::Message { message, content: &content, origin: &origin };
@@ -238,6 +255,8 @@ impl<E: Registered> Cell<E> {
                     request_id: timer_request_id(timer),
                     catalogue: &world.catalogue,
                     directory: &world.directory,
+                    level: env.worlds.level(),
+                    fence: Fence { generation: (env.generation)(), term: self.term },
                 };
                 match self.state.fire(&timer.name, &context) {
                     Ok(decision) => self.propose(decision, trigger, now_ms, env, true),
@@ -249,6 +268,19 @@ impl<E: Registered> Cell<E> {
             }
         }
     }
+}
+
+/// The domain knows nobody: which of its faults is planted it is told here.
+#[cfg(feature = "mutants")]
+fn carry_over_planted() {
+    use okno_domain::planted::{Fault, choose};
+    use okno_storage::planted::{self, Mutant};
+    const OF_THE_DOMAIN: [(Mutant, Fault); 3] = [
+        (Mutant::AcceptOldToken, Fault::AcceptOldToken),
+        (Mutant::LoseDeferredTimer, Fault::LoseDeferredTimer),
+        (Mutant::CallUnbounded, Fault::CallUnbounded),
+    ];
+    choose(OF_THE_DOMAIN.iter().find(|(mutant, _)| planted::is(*mutant)).map(|(_, fault)| *fault));
 }
 
 impl<E: Registered> AnyCell for Cell<E> {

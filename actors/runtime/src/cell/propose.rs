@@ -9,9 +9,13 @@ use crate::{
 use bytes::Bytes;
 use memchr::memmem;
 use okno_domain::{
-    entity::{Decision, EventMeta, Origin, Refusal, RefusalClass, Row, TimerChange as DomainTimer},
+    entity::{
+        CHANNELS_LEVEL, Decision, EventMeta, FIRST_LEVEL, Input, Origin, Refusal, RefusalClass, Row,
+        TimerChange as DomainTimer,
+    },
     message::{Message as DomainMessage, MessageRole},
     registry::Registered,
+    rows,
 };
 use okno_storage::{
     commit::{
@@ -19,6 +23,7 @@ use okno_storage::{
         PartChange, Record, RememberedReply, RequestRef, RowChange, TimerChange, TimerKey, Value,
     },
     error::StorageError,
+    level,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,6 +133,9 @@ impl<E: Registered> Cell<E> {
             // Its row in the reserved part could not be written, and a later change would not find it.
             return CellOutput::Failed { reason: "a timer was set by a decision without events".into() };
         }
+        if let Some(refusal) = level_needed::<E>(&decision, env.worlds.level()) {
+            return self.refuse(refusal, &trigger, now_ms, env, commit_refusal);
+        }
         let id = CommitId { term: self.term, counter: env.counter.next() };
         let sent = match self.messages(&decision, &trigger, id, env) {
             Ok(sent) => sent,
@@ -157,6 +165,11 @@ impl<E: Registered> Cell<E> {
         };
         let mut commit = frame(&self.key, self.term, id, self.head, now_ms, &trigger, reply.as_ref());
         commit.sent = sent;
+
+        let Some(kept) = self.kept(&decision, &trigger) else {
+            return CellOutput::Failed { reason: "a decision on another kind's command".into() };
+        };
+        commit.rows = kept;
 
         // From here on the speculative state moves: whatever fails now spoils the cell.
         let fired = match &trigger {
@@ -303,7 +316,9 @@ impl<E: Registered> Cell<E> {
                 }
                 _ => None,
             };
-            if answers.is_none() && !env.depths.has_room(&self.key, &target) {
+            // An answer that comes later has its place as well: whoever gives it bounds how many requests it holds.
+            let needs_room = answers.is_none() && send.message.role() == MessageRole::Request;
+            if needs_room && !env.depths.has_room(&self.key, &target) {
                 return Err(Unsent::NotNow(Cause::TargetBacklog));
             }
             let record =
@@ -313,6 +328,39 @@ impl<E: Registered> Cell<E> {
             sent.push(Message { key, hops, answers, record });
         }
         Ok(sent)
+    }
+
+    /// The rows of the bodies that a decision keeps and lets go. `None`: the command is another kind's, and nothing can have
+    /// been decided on it.
+    fn kept(&self, decision: &Decision<E>, trigger: &Trigger<'_>) -> Option<Vec<RowChange>> {
+        // No event of before has a body beside it: the command is not copied for nothing.
+        if decision.events.iter().all(|event| E::level(event) < CHANNELS_LEVEL) {
+            return Some(Vec::new());
+        }
+        let command;
+        let input = match trigger {
+            Trigger::Call(call) => match E::command_from(call.command.clone()) {
+                Ok(own) => {
+                    command = own;
+                    Input::Command(&command)
+                }
+                Err(_) => return None,
+            },
+            Trigger::Message { content, .. } => Input::Message(content),
+            Trigger::Timer { .. } => Input::Timer,
+        };
+        let kept = self.state.kept(&input, &decision.events);
+        let tag = What::Body.tag();
+        Some(
+            kept.into_iter()
+                .map(|kept| {
+                    let Row { table, key } = rows::body(kept.number);
+                    let body = kept.body.map(|body| Body::Inline(codec::keep(body)));
+                    let value = body.map(|body| Some(Value { tag, body }));
+                    RowChange { table: table.number(), key: Bytes::from(key), value }
+                })
+                .collect(),
+        )
     }
 
     /// Applies timer changes to `self.timers` and lists them for the commit. True: the reserved part changed.
@@ -416,6 +464,19 @@ impl<E: Registered> Cell<E> {
         let parts = touched.iter().map(|part| Some(part.as_str()));
         std::iter::once(None).chain(parts).flat_map(|part| self.state.rows(part)).collect()
     }
+}
+
+const _: () = assert!(
+    CHANNELS_LEVEL == level::CHANNELS && okno_domain::level::QUEUE == level::QUEUE,
+    "the domain and storage count levels alike"
+);
+
+/// The refusal of what the replicated feature level does not allow to be written yet (rule 9).
+fn level_needed<E: Registered>(decision: &Decision<E>, level: u32) -> Option<Refusal> {
+    let events = decision.events.iter().map(E::level);
+    let sends = decision.sends.iter().map(|send| send.message.level());
+    let needed = events.chain(sends).max().unwrap_or(FIRST_LEVEL);
+    (needed > level).then(|| crate::sys::level_unsupported(needed, "the cluster"))
 }
 
 /// Why a decision's messages were not made.

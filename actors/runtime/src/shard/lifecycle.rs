@@ -179,9 +179,8 @@ impl<H> Shard<H> {
         }
         let index = match closed {
             Some(index) => index,
-            // An entry of a later term of our own has applied, and whatever we proposed before stands below it
-            // or nowhere; the marker has nothing left to tell.
-            None if self.term.is_some_and(|term| term != resident.term) => 0,
+            // The marker has nothing left to tell.
+            None if leads_anew(self.term, resident.term) => 0,
             None => return,
         };
         resident.phase = Phase::Passing { index };
@@ -212,7 +211,8 @@ impl<H> Shard<H> {
     ) -> bool {
         let Some(resident) = self.entities.get_mut(key) else { return true };
         if let Phase::Passing { index } = resident.phase {
-            if env.applied().0 < index {
+            // The log may have been cut below it, and not grow as far for long.
+            if env.applied().0 < index && !leads_anew(self.term, resident.term) {
                 return false;
             }
             self.activations.remove(&resident.activation);
@@ -310,6 +310,12 @@ impl<H> Shard<H> {
             }
         }
     }
+}
+
+/// This node leads again, and an entry of the new term has applied: whatever was proposed in `term` stands below it or
+/// nowhere.
+fn leads_anew(leads_in: Option<u64>, term: u64) -> bool {
+    leads_in.is_some_and(|now| now != term)
 }
 
 impl<H> Input<H> {

@@ -19,11 +19,13 @@ use okno_runtime::{
 };
 use okno_storage::{
     commit::{Outcome, RequestKey, RequestRef},
+    level::FEATURE_LEVEL,
     state::StateStore,
 };
 use std::sync::Arc;
 
-pub fn env() -> CellEnv {
+/// What a cell decides with, in a cluster at this feature level.
+pub fn env(level: u32) -> CellEnv {
     let load = files::read(&[fixture()], &Catalogue::empty("region")).expect("the fixture is right");
     let catalogue = Catalogue::of(&load).expect("the fixture is right");
     let mut directory = Directory::empty("region");
@@ -43,10 +45,11 @@ pub fn env() -> CellEnv {
     };
     directory.evolve(&directory::Event::PersonPut(Arc::new(person)), &meta);
     CellEnv {
-        worlds: Arc::new(Worlds::fixed(catalogue, directory)),
+        worlds: Arc::new(Worlds::fixed(catalogue, directory, level)),
         depths: Arc::new(Depths::default()),
         counter: CommitCounter::default(),
         node: Principal { kind: "node".into(), id: "1".into() },
+        generation: Arc::new(|| 1),
     }
 }
 
@@ -77,12 +80,16 @@ pub struct Bench<E: Registered> {
 
 impl<E: Registered> Bench<E> {
     pub fn new(id: &str) -> Self {
+        Self::at_level(id, FEATURE_LEVEL)
+    }
+
+    pub fn at_level(id: &str, level: u32) -> Self {
         let mut store = store();
         let first = time_commit(1, 1, START_MS).encode().expect("a small commit");
         store.apply(&[entry(1, 1, first)], 1).expect("applies");
         let this = EntityRef { kind: E::KIND, id: id.into() };
         let cell = cell_of::<E>(&store.reader().view(), this.clone(), 1).expect("readable").expect("usable");
-        Self { store, cell, this, env: env(), now_ms: START_MS, requests: 1_000 }
+        Self { store, cell, this, env: env(level), now_ms: START_MS, requests: 1_000 }
     }
 
     pub fn run(&mut self, origin: Origin, command: AnyCommand) -> CellOutput {

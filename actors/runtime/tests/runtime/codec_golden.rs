@@ -1,11 +1,13 @@
 //! Golden records: bytes of every version ever written decode for ever (rule 9), and what this binary writes has
-//! not changed by accident. One file per record type and version, one body in hexadecimal a line.
+//! not changed by accident. One file per record type and version, one body in hexadecimal a line; what an enum got at its
+//! end within a version, from a feature level on, stands in a file of that level.
 //!
 //! `UPDATE_GOLDENFILES=1` writes files that are missing; a file that is there is never changed. A record whose
 //! bytes change needs a new version, an upcast and a file of its own.
 
 use crate::{
     bench::{Bench, origin},
+    channel_samples::{self, Sample, Samples},
     node::START_MS,
     world::{document, fixture, open_command, request_at},
 };
@@ -13,7 +15,7 @@ use okno_domain::{
     case::{self, Case, Step},
     catalogue::{self, Catalogue, files},
     directory::{self, Directory},
-    entity::{Entity, Kind, Refusal},
+    entity::{CHANNELS_LEVEL, Entity, Kind, Refusal},
     ids,
     message::Message,
     queue::{self, Purpose, Queue},
@@ -23,7 +25,7 @@ use okno_domain::{
 use okno_runtime::{
     cell::CellOutput,
     codec::{self, What},
-    sys::{SysEvent, SysRoot},
+    sys::{PowerNote, PowerState, SysEvent, SysRoot},
 };
 use okno_storage::commit::{Body, Commit, CommitId, EntityKey, Record, TimerKey};
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,6 +43,8 @@ fn name(what: What) -> String {
         What::SystemRoot => ("system-root", None),
         What::SystemEvent => ("system-event", None),
         What::SystemReply => ("system-reply", None),
+        What::PowerNote => ("power-note", None),
+        What::Body => ("body", None),
     };
     kind.map_or(what.to_owned(), |kind| format!("{}-{what}", kind.name()))
 }
@@ -49,15 +53,44 @@ fn all() -> Vec<What> {
     let of_kinds = Kind::ALL
         .iter()
         .flat_map(|kind| [What::Root(*kind), What::Part(*kind), What::Event(*kind), What::Reply(*kind)]);
-    let common =
-        [What::Message, What::Refusal, What::Timers, What::SystemRoot, What::SystemEvent, What::SystemReply];
+    let common = [
+        What::Message,
+        What::Refusal,
+        What::Timers,
+        What::SystemRoot,
+        What::SystemEvent,
+        What::SystemReply,
+        What::PowerNote,
+        What::Body,
+    ];
     of_kinds.chain(common).collect()
 }
 
-fn golden(what: What, version: u16) -> PathBuf {
+/// `level` is set for what an enum got at its end within a version: what it has only from that feature level on.
+fn golden(what: What, version: u16, level: Option<u32>) -> PathBuf {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    folder.join(format!("{}.v{version}.hex", name(what)))
+    let level = level.map(|level| format!(".level{level}")).unwrap_or_default();
+    folder.join(format!("{}.v{version}{level}.hex", name(what)))
 }
+
+/// The level before [`SINCE`].
+const BEFORE: u32 = SINCE - 1;
+/// The level with which [`GROWN`] grew: channels and the whole queue came together.
+const SINCE: u32 = CHANNELS_LEVEL;
+
+/// Records that got variants with it. Those of the queue are pinned one by one in the domain's own golden file; here is
+/// what a ticket that is taken writes.
+const GROWN: [What; 9] = [
+    What::Message,
+    What::Event(Kind::Case),
+    What::Part(Kind::Case),
+    What::Reply(Kind::Case),
+    What::Event(Kind::Catalogue),
+    What::Part(Kind::Catalogue),
+    What::Event(Kind::Queue),
+    What::Part(Kind::Queue),
+    What::Reply(Kind::Queue),
+];
 
 /// Decodes a record and encodes it again, by its type.
 fn again(what: What, record: &Record) -> Record {
@@ -75,6 +108,11 @@ fn again(what: What, record: &Record) -> Record {
         What::SystemRoot => turn::<SysRoot>(what, record),
         What::SystemEvent => turn::<SysEvent>(what, record),
         What::SystemReply => turn::<()>(what, record),
+        What::PowerNote => turn::<PowerNote>(what, record),
+        What::Body => {
+            let bytes = codec::kept(record).expect("proven");
+            Record { tag: what.tag(), body: codec::keep(&bytes) }
+        }
         What::Timers => {
             let entity = EntityKey::parse("case/golden").expect("a good key");
             let timers = codec::decode_timers(&entity, record).expect("readable");
@@ -99,7 +137,9 @@ impl Written {
     fn commit<E: Registered>(&mut self, bench: &mut Bench<E>, output: CellOutput) {
         let CellOutput::Proposed { data, reply, .. } = output else { panic!("{output:?}") };
         let commit = Commit::decode(&data).expect("readable");
-        let values = commit.root.iter().chain(commit.parts.iter().filter_map(|part| part.value.as_ref()));
+        let rows = commit.rows.iter().filter_map(|row| row.value.as_ref().and_then(Option::as_ref));
+        let parts = commit.parts.iter().filter_map(|part| part.value.as_ref());
+        let values = commit.root.iter().chain(parts).chain(rows);
         for value in values {
             let body = match &value.body {
                 Body::Inline(body) => body.clone(),
@@ -120,16 +160,28 @@ impl Written {
     }
 }
 
+fn take_ticket(written: &mut Written, level: u32) {
+    let mut bench = Bench::<Queue>::at_level("tikhaya", level);
+    let take = queue::Command::TakeTicket {
+        purpose: Purpose::Apply,
+        service: "paper".into(),
+        category: String::new(),
+    };
+    let output = bench.run(origin("operator", "anna"), AnyCommand::Queue(take));
+    written.commit(&mut bench, output);
+}
+
+/// What is written below the level of channels and of the whole queue.
 fn written() -> Written {
     let mut written = Written::default();
     let (admin, anna) = (origin("admin", "root"), origin("operator", "anna"));
 
-    let mut bench = Bench::<Catalogue>::new(catalogue::ENTITY_ID);
+    let mut bench = Bench::<Catalogue>::at_level(catalogue::ENTITY_ID, BEFORE);
     let load = files::read(&[fixture()], &Catalogue::empty("region")).expect("the fixture is right");
     let output = bench.run(admin.clone(), AnyCommand::Catalogue(catalogue::Command::Load(load)));
     written.commit(&mut bench, output);
 
-    let mut bench = Bench::<Directory>::new(directory::ENTITY_ID);
+    let mut bench = Bench::<Directory>::at_level(directory::ENTITY_ID, BEFORE);
     let office = directory::Office {
         code: "tikhaya".into(),
         name: "МФЦ «Тихая улица»".into(),
@@ -161,17 +213,10 @@ fn written() -> Written {
         written.commit(&mut bench, output);
     }
 
-    let mut bench = Bench::<Queue>::new("tikhaya");
-    let take = queue::Command::TakeTicket {
-        purpose: Purpose::Apply,
-        service: "paper".into(),
-        category: String::new(),
-    };
-    let output = bench.run(anna.clone(), AnyCommand::Queue(take));
-    written.commit(&mut bench, output);
+    take_ticket(&mut written, BEFORE);
 
     let request = request_at(START_MS, 1);
-    let mut bench = Bench::<Case>::new(&ids::case_id(&anna.principal, request));
+    let mut bench = Bench::<Case>::at_level(&ids::case_id(&anna.principal, request), BEFORE);
     let open = open_command(Some(crate::probe::ticket()));
     let output = bench.run_as(anna.clone(), AnyCommand::Case(open), request);
     written.commit(&mut bench, output);
@@ -212,6 +257,12 @@ fn written() -> Written {
         written.add(codec::encode(What::SystemEvent, &event).expect("small"));
     }
     written.add(codec::encode(What::SystemReply, &()).expect("small"));
+    let note = PowerNote {
+        short: [(1, PowerState::OnBattery), (3, PowerState::Failing)].into(),
+        russian: "Сеть пропала".into(),
+        english: "mains lost".into(),
+    };
+    written.add(codec::encode(What::PowerNote, &note).expect("small"));
     let entity = EntityKey::parse("case/golden").expect("a good key");
     let timer = |name: &str, due_ms| TimerKey {
         due_ms,
@@ -224,26 +275,57 @@ fn written() -> Written {
     written
 }
 
+/// What channels write: the kind's own records, and what others got with it.
+impl Samples for Written {
+    fn add<T: Serialize>(&mut self, sample: Sample, value: &T) {
+        let what = match sample {
+            Sample::Root => What::Root(Kind::Channel),
+            Sample::Part => What::Part(Kind::Channel),
+            Sample::Event => What::Event(Kind::Channel),
+            Sample::Reply => What::Reply(Kind::Channel),
+            Sample::Message => What::Message,
+            Sample::CaseEvent => What::Event(Kind::Case),
+            Sample::CasePart => What::Part(Kind::Case),
+            Sample::CaseReply => What::Reply(Kind::Case),
+            Sample::CatalogueEvent => What::Event(Kind::Catalogue),
+            Sample::CataloguePart => What::Part(Kind::Catalogue),
+        };
+        Written::add(self, codec::encode(what, value).expect("small"));
+    }
+}
+
 #[test]
 fn every_record_is_as_it_always_was() {
-    let written = written();
-    let update = std::env::var_os("UPDATE_GOLDENFILES").is_some();
+    let mut written = written();
+    channel_samples::own(&mut written);
+    written.add(Record { tag: What::Body.tag(), body: codec::keep("привет".as_bytes()) });
     for what in all() {
-        let (_, records) = written.0.get(&name(what)).unwrap_or_else(|| panic!("no sample of {what:?}"));
-        let fresh: String = records.iter().map(|record| hex::encode(&record.body) + "\n").collect();
-        let path = golden(what, codec::VERSION);
-        if update && !path.exists() {
-            fs::write(&path, &fresh).expect("the golden folder is writable");
-        }
-        let kept = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert_eq!(kept, fresh, "{}: the bytes changed; that takes a new version", path.display());
-        for line in kept.lines() {
-            let record = Record { tag: what.tag(), body: hex::decode(line).expect("hexadecimal").into() };
-            assert_eq!(again(what, &record), record, "{}", path.display());
-        }
+        compare(what, None, &written);
     }
-    let files = fs::read_dir(golden(What::Message, 1).parent().expect("a folder")).expect("readable").count();
-    assert_eq!(files, all().len(), "a file that nothing reads");
+    let mut since = Written::default();
+    channel_samples::others(&mut since);
+    take_ticket(&mut since, SINCE);
+    for what in GROWN {
+        compare(what, Some(SINCE), &since);
+    }
+    let folder = golden(What::Message, 1, None);
+    let files = fs::read_dir(folder.parent().expect("a folder")).expect("readable").count();
+    assert_eq!(files, all().len() + GROWN.len(), "a file that nothing reads");
+}
+
+fn compare(what: What, level: Option<u32>, written: &Written) {
+    let (_, records) = written.0.get(&name(what)).unwrap_or_else(|| panic!("no sample of {what:?}"));
+    let fresh: String = records.iter().map(|record| hex::encode(&record.body) + "\n").collect();
+    let path = golden(what, codec::VERSION, level);
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() && !path.exists() {
+        fs::write(&path, &fresh).expect("the golden folder is writable");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert_eq!(kept, fresh, "{}: the bytes changed; that takes a new version", path.display());
+    for line in kept.lines() {
+        let record = Record { tag: what.tag(), body: hex::decode(line).expect("hexadecimal").into() };
+        assert_eq!(again(what, &record), record, "{}", path.display());
+    }
 }
 
 #[test]

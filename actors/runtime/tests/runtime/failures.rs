@@ -4,7 +4,10 @@ use crate::{
     probe::{Probe, script},
     world::{World, admin, anna, applied, eventually, probe, settings},
 };
-use okno_runtime::{CallResult, RuntimeSettings, ShardSettings, SystemResult};
+use okno_runtime::{
+    Answer, CallResult, RuntimeSettings, ShardSettings, SystemResult,
+    sys::{OwnEvent, PowerNote, PowerState, SysEvent},
+};
 use okno_storage::commit::{EntityKey, SystemOp};
 use std::time::{Duration, Instant};
 
@@ -109,6 +112,45 @@ async fn quarantine_and_release() {
         (world.runtime.figures().message_depths == (0, 0)).then_some(())
     })
     .await;
+    world.stop().await;
+}
+
+/// Rule 9: notes are written from their level on, by the node itself alone; the journal gives them newest first.
+#[tokio::test(flavor = "multi_thread")]
+async fn notes_on_power_wait_for_their_level() {
+    let world = World::with(quick());
+    let note = |node: u64| PowerNote {
+        short: [(node, PowerState::OnBattery)].into(),
+        russian: "Сеть пропала".into(),
+        english: format!("mains lost at node {node}"),
+    };
+    let op = |node| note(node).op().expect("small");
+    let (own, query) = (world.runtime.own(), &world.runtime.query);
+    let early = own.ask(op(1)).await.expect("answered");
+    assert!(
+        matches!(&early, Answer::Refused(refusal) if refusal.reason == "FEATURE_LEVEL_UNSUPPORTED"),
+        "{early:?}"
+    );
+    assert_eq!(query.power_note().expect("readable"), None);
+    let foreign = world.system(&admin(), op(1)).await;
+    assert!(
+        matches!(&foreign, SystemResult::Refused(refusal) if refusal.reason == "SYSTEM_OPERATION_DENIED"),
+        "{foreign:?}"
+    );
+    let raised = world.system(&admin(), SystemOp::Level { level: 2 }).await;
+    assert!(matches!(raised, SystemResult::Done { .. }), "{raised:?}");
+    for node in [1, 2] {
+        let written = own.ask(op(node)).await.expect("answered");
+        assert!(matches!(written, Answer::Done { .. }), "{written:?}");
+        assert_eq!(query.power_note().expect("readable"), Some(note(node)));
+    }
+    let newest = query.own_history(u64::MAX, 2).expect("readable");
+    let events: Vec<OwnEvent> = newest.iter().flat_map(|entry| entry.events.clone()).collect();
+    assert_eq!(events, [OwnEvent::Power(note(2)), OwnEvent::Power(note(1))]);
+    let older = query.own_history(newest[1].index, 9).expect("readable");
+    assert_eq!(older.len(), 1);
+    assert_eq!(older[0].events, [OwnEvent::System(SysEvent::LevelRaised { level: 2 })]);
+    assert!(query.own_history(older[0].index, 9).expect("readable").is_empty());
     world.stop().await;
 }
 
@@ -226,6 +268,28 @@ async fn without_a_leader() {
     world.log.lose_leadership(false);
     let result = call.await.expect("no panic");
     assert_eq!(result, CallResult::Unknown { reason: "LEADERSHIP_LOST".into() });
+    world.stop().await;
+}
+
+/// Found by measuring replacements: calls under way at a member that was taken out waited for a leader that it would never hear of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_closes_lets_waiting_calls_go() {
+    let world = World::with(quick());
+    world.log.hold();
+    let start = |deadline| {
+        let mut call = world.call_as(&admin(), &probe("-n"), script("put a 1"));
+        call.deadline = Instant::now() + deadline;
+        let gateway = world.runtime.gateway.clone();
+        tokio::spawn(async move { gateway.call(call).await })
+    };
+    // Nothing but the node's end can end the waiting while the test runs.
+    let sent = start(Duration::from_secs(3_600));
+    eventually("it is proposed", || (world.log.waiting() == 1).then_some(())).await;
+    world.log.quarantine();
+    let result = sent.await.expect("no panic");
+    assert_eq!(result, CallResult::Unknown { reason: "LEADERSHIP_LOST".into() });
+    let result = start(Duration::from_secs(3_600)).await.expect("no panic");
+    assert_eq!(not_applied(result), "NODE_CLOSED");
     world.stop().await;
 }
 

@@ -267,7 +267,15 @@ async fn lists_have_pages() {
     let changes = query.changes(0, 1_000).expect("readable");
     assert_eq!(changes.changes.iter().filter(|change| change.key.kind() == "case").count(), 7);
     assert_eq!(changes.through, query.applied().0);
-    assert_eq!(rows::Table::ALL.len(), 4, "a new table wants a filter here");
+    let of_cases = rows::Table::ALL.iter().filter(|table| match table {
+        rows::Table::CaseByApplicant
+        | rows::Table::CaseByOffice
+        | rows::Table::CaseByState
+        | rows::Table::CaseByDeadline => true,
+        // Read by their own entity, not listed.
+        rows::Table::Body | rows::Table::ChannelDead | rows::Table::ChannelParked => false,
+    });
+    assert_eq!(of_cases.count(), 4, "a new table of cases wants a filter here");
     world.stop().await;
 }
 

@@ -3,6 +3,8 @@
 
 mod bench;
 mod cell_scripts;
+mod channel_keeper;
+mod channel_samples;
 mod codec_golden;
 mod courier_core;
 mod failures;

@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -54,6 +54,7 @@ pub struct Node {
     pub reader: StateReader,
     pub clock_ms: Arc<AtomicI64>,
     proposals: AtomicU64,
+    open: AtomicBool,
 }
 
 /// The node and its thread; stops with the test.
@@ -87,22 +88,11 @@ pub fn store() -> StateStore {
 
 /// A commit that carries time alone.
 pub fn time_commit(term: u64, counter: u64, time_ms: i64) -> Commit {
+    let entity = EntityKey::parse("sys/time").expect("a good key");
     Commit {
-        entity: EntityKey::parse("sys/time").expect("a good key"),
-        term,
-        id: CommitId { term, counter },
-        base: CommitId::NONE,
-        time_ms,
         origin: Some(Origin { principal: "node/1".into(), workstation: String::new(), request: None }),
-        events: Vec::new(),
-        root: None,
-        parts: Vec::new(),
-        rows: Vec::new(),
-        sent: Vec::new(),
-        consumed: Vec::new(),
-        timers: Vec::new(),
-        replies: Vec::new(),
         system: Some(SystemOp::Time),
+        ..Commit::bare(entity, CommitId { term, counter }, CommitId::NONE, time_ms)
     }
 }
 
@@ -148,6 +138,7 @@ impl Node {
             reader,
             clock_ms: Arc::new(AtomicI64::new(START_MS)),
             proposals: AtomicU64::new(0),
+            open: AtomicBool::new(true),
         });
         let worker = Arc::clone(&node);
         let thread = std::thread::spawn(move || worker.run());
@@ -223,6 +214,12 @@ impl Node {
         }
         drop(inner);
         self.roles.send_replace(RoleState { term, role: Role::Follower { leader: None } });
+    }
+
+    /// Quarantined, as a member is that was taken out.
+    pub fn quarantine(&self) {
+        self.open.store(false, Ordering::SeqCst);
+        self.lose_leadership(false);
     }
 
     /// Leader again, in the next term.
@@ -340,6 +337,10 @@ impl Proposer for Node {
 
     fn roles(&self) -> watch::Receiver<RoleState> {
         self.roles.subscribe()
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
     }
 
     fn applied_index(&self) -> u64 {

@@ -148,6 +148,12 @@ impl Entity for Probe {
             Message::CaseOpened { .. } => Err(refusal("PROBE_CLOSED")),
             Message::TicketLinked { .. } => self.run("put answered yes"),
             Message::Refused { reason, .. } => self.run(&format!("put refused {reason}")),
+            Message::OfficerWanted
+            | Message::OfficerGiven { .. }
+            | Message::OfficerTook { .. }
+            | Message::CaseDone
+            | Message::OfficerNoted => Err(refusal("PROBE_UNEXPECTED")),
+            other => panic!("nobody tells a probe this: {other:?}"),
         }
     }
 

@@ -1,7 +1,11 @@
 //! The model of an office's queue: who waits, who is at which window, and which number comes next.
 //!
+//! A visitor is called by since when they wait; priority is a head start of the office's fairness bound and no more, so
+//! that whoever came earlier than that goes first (R-Q12). Times are taken from what was seen of a ticket, by anybody; of
+//! one that nobody ever saw either order is possible.
+//!
 //! The office's date is not seen, only bounded: an operation may meet the queue's own day or a later one that was
-//! possible by then. Tickets of past days may have been swept away.
+//! possible by then. Once a day may be over, its end may have closed its tickets, and a sweep removed them.
 
 use super::{Op, works_in};
 use crate::{
@@ -10,6 +14,7 @@ use crate::{
     },
     linear::Model,
 };
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 /// Numbers of one letter and day.
 const NUMBERS_MAX: u16 = 999;
@@ -49,6 +54,14 @@ pub struct QueueModel<'a> {
     /// Dates that were possible or have been seen, in order: clocks that are behind the fastest may show others than
     /// the setting names.
     days: Vec<Day>,
+    /// What is known of when tickets were taken.
+    waits: BTreeMap<&'a TicketName, Wait>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    since_ms: i64,
+    before_all: bool,
 }
 
 enum Decision<'a> {
@@ -58,18 +71,118 @@ enum Decision<'a> {
 
 /// What a reply must show.
 enum Seeing<'a> {
-    Taken(Ticket<'a>, u32),
+    /// With how many may wait before it.
+    Taken(Ticket<'a>, RangeInclusive<u32>),
     Ticket(Ticket<'a>),
 }
 
 impl<'a> QueueModel<'a> {
     /// `seen`: everything that was seen of this queue.
     pub fn new(setting: &'a Setting, office: &'a str, seen: impl Iterator<Item = &'a Outcome>) -> Self {
-        let named = setting.days.iter().map(|(_, day)| *day);
-        let mut days: Vec<Day> = named.chain(seen.filter_map(day_of)).collect();
+        let mut days: Vec<Day> = setting.days.iter().map(|(_, day)| *day).collect();
+        let mut waits = BTreeMap::new();
+        for outcome in seen {
+            days.extend(day_of(outcome));
+            for ticket in tickets_of(outcome).iter().filter(|ticket| ticket.since_ms != 0) {
+                let wait = Wait { since_ms: ticket.since_ms, before_all: ticket.before_all };
+                waits.insert(&ticket.name, wait);
+            }
+        }
         days.sort_unstable();
         days.dedup();
-        Self { setting, code: office, office: setting.offices.get(office), days }
+        Self { setting, code: office, office: setting.offices.get(office), days, waits }
+    }
+
+    fn wait(&self, ticket: &Ticket<'_>) -> Option<Wait> {
+        let name = TicketName { day: ticket.day, number: format!("{}{:03}", ticket.letter, ticket.number) };
+        self.waits.get(&name).copied()
+    }
+
+    /// Is a ticket with priority called before one without that was taken earlier? `None`: it is not known.
+    fn overtakes(&self, later: &Ticket<'_>, earlier: &Ticket<'_>, office: &Office) -> Option<bool> {
+        let later = self.wait(later)?;
+        if later.before_all {
+            return Some(true);
+        }
+        Some(later.since_ms - office.fairness_ms < self.wait(earlier)?.since_ms)
+    }
+
+    fn take(
+        &self,
+        state: &State<'a>,
+        day: Day,
+        letter: char,
+        priority: bool,
+        office: &Office,
+    ) -> Decision<'a> {
+        let mut next = state.clone();
+        if day != state.day {
+            next.day = day;
+            next.last.clear();
+        }
+        let place = match next.last.iter().position(|(known, _)| *known == letter) {
+            Some(place) => place,
+            None => {
+                next.last.push((letter, 0));
+                next.last.sort_unstable();
+                next.last.iter().position(|(known, _)| *known == letter).unwrap_or(0)
+            }
+        };
+        if next.last[place].1 >= NUMBERS_MAX {
+            return Decision::Refused("TICKETS_EXHAUSTED");
+        }
+        next.last[place].1 += 1;
+        let ticket = Ticket { day, letter, number: next.last[place].1, priority, place: Place::Waiting };
+        let waiting =
+            || state.tickets.iter().filter(|other| other.day == day && other.place == Place::Waiting);
+        let (mut least, mut most) = (0, 0);
+        for other in waiting() {
+            let overtaken = if priority && !other.priority {
+                self.overtakes(&ticket, other, office)
+            } else {
+                Some(false)
+            };
+            least += u32::from(overtaken == Some(false));
+            most += u32::from(overtaken != Some(true));
+        }
+        next.tickets.push(ticket);
+        Decision::Done(next, Seeing::Taken(ticket, least..=most))
+    }
+
+    fn call_next(
+        &self,
+        state: &State<'a>,
+        day: Day,
+        window: &'a str,
+        letters: &[char],
+        office: &Office,
+    ) -> Vec<Decision<'a>> {
+        let of_day = || state.tickets.iter().filter(|ticket| ticket.day == day);
+        let held = |ticket: &Ticket<'_>| match ticket.place {
+            Place::Called(at) | Place::InService(at) => at == window,
+            Place::Waiting | Place::Finished(_) => false,
+        };
+        if of_day().any(held) {
+            return vec![Decision::Refused("WINDOW_BUSY")];
+        }
+        let serves = |letter: char| letters.is_empty() || letters.contains(&letter);
+        let mut waiting = of_day()
+            .enumerate()
+            .filter(|(_, ticket)| ticket.place == Place::Waiting && serves(ticket.letter));
+        // Tickets stand in the order they were taken, and go by it among those with priority and among those without.
+        let with = waiting.clone().find(|(_, ticket)| ticket.priority);
+        let without = waiting.find(|(_, ticket)| !ticket.priority);
+        let first = match (with, without) {
+            (None, None) => return vec![Decision::Refused("QUEUE_EMPTY")],
+            (Some((_, one)), None) | (None, Some((_, one))) => vec![one],
+            (Some((place, one)), Some((other_place, _))) if place < other_place => vec![one],
+            (Some((_, later)), Some((_, earlier))) => match self.overtakes(later, earlier, office) {
+                Some(true) => vec![later],
+                Some(false) => vec![earlier],
+                None => vec![later, earlier],
+            },
+        };
+        first.into_iter().map(|first| moved(state, *first, Place::Called(window))).collect()
     }
 
     /// The dates an operation may have met: the queue's own, and later ones.
@@ -96,7 +209,7 @@ impl<'a> QueueModel<'a> {
                     return refused("CATEGORY_UNKNOWN");
                 }
                 let days = self.days(state, op.latest_day);
-                days.into_iter().map(|day| take(state, day, letter, priority)).collect()
+                days.into_iter().map(|day| self.take(state, day, letter, priority, office)).collect()
             }
             Call::CallNext { window } => {
                 let Some(letters) = office.windows.get(window) else { return refused("WINDOW_UNKNOWN") };
@@ -104,7 +217,7 @@ impl<'a> QueueModel<'a> {
                 if days.is_empty() {
                     return refused("QUEUE_EMPTY");
                 }
-                days.into_iter().map(|day| call_next(state, day, window, letters)).collect()
+                days.into_iter().flat_map(|day| self.call_next(state, day, window, letters, office)).collect()
             }
             Call::Begin { ticket, window } => {
                 if !office.windows.contains_key(window) {
@@ -177,8 +290,9 @@ impl<'a> QueueModel<'a> {
             return vec![Decision::Refused("TICKET_UNKNOWN")];
         };
         let mut decisions = decide(known);
-        // The day may have turned, and the sweep come.
+        // The day may have turned: its end closed what was open, and then the sweep came.
         if latest > known.day {
+            decisions.push(Decision::Refused("TICKET_STATE"));
             decisions.push(Decision::Refused("TICKET_UNKNOWN"));
         }
         decisions
@@ -199,11 +313,18 @@ impl<'a> QueueModel<'a> {
                             .tickets
                             .iter()
                             .find(|ticket| ticket.is(&seen.name))
-                            .is_some_and(|own| own.shows(seen))
+                            .is_some_and(|own| own.shows(seen) || self.closed_by_its_day(own, seen))
                     })
             }
             Seen::Case(_) => false,
         }
+    }
+
+    /// The day's end gives a ticket that is still open its final state.
+    fn closed_by_its_day(&self, own: &Ticket<'_>, seen: &TicketSeen) -> bool {
+        let open = !matches!(own.place, Place::Finished(_));
+        let closed = matches!(&seen.phase, Phase::Finished(window) if window.is_empty());
+        open && closed && seen.priority == own.priority && self.later_than(own.day)
     }
 
     fn later_than(&self, day: Day) -> bool {
@@ -218,6 +339,16 @@ fn day_of(outcome: &Outcome) -> Option<Day> {
         Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => Some(ticket.name.day),
         Reply::Read(Seen::Queue(queue)) => Some(queue.day),
         _ => None,
+    }
+}
+
+/// The tickets an answer shows.
+fn tickets_of(outcome: &Outcome) -> &[TicketSeen] {
+    let Outcome::Done { reply, .. } = outcome else { return &[] };
+    match reply {
+        Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => std::slice::from_ref(ticket),
+        Reply::Read(Seen::Queue(queue)) => &queue.tickets,
+        _ => &[],
     }
 }
 
@@ -238,53 +369,6 @@ impl Ticket<'_> {
             Phase::Finished(window) => Place::Finished(window),
         };
         self.is(&seen.name) && seen.priority == self.priority && place == self.place
-    }
-}
-
-fn take<'a>(state: &State<'a>, day: Day, letter: char, priority: bool) -> Decision<'a> {
-    let mut next = state.clone();
-    if day != state.day {
-        next.day = day;
-        next.last.clear();
-    }
-    let place = match next.last.iter().position(|(known, _)| *known == letter) {
-        Some(place) => place,
-        None => {
-            next.last.push((letter, 0));
-            next.last.sort_unstable();
-            next.last.iter().position(|(known, _)| *known == letter).unwrap_or(0)
-        }
-    };
-    if next.last[place].1 >= NUMBERS_MAX {
-        return Decision::Refused("TICKETS_EXHAUSTED");
-    }
-    next.last[place].1 += 1;
-    let ticket = Ticket { day, letter, number: next.last[place].1, priority, place: Place::Waiting };
-    // Without priority behind everybody of the day, with it behind those who have it.
-    let before = state
-        .tickets
-        .iter()
-        .filter(|other| other.day == day && other.place == Place::Waiting && (!priority || other.priority));
-    let ahead = u32::try_from(before.count()).unwrap_or(u32::MAX);
-    next.tickets.push(ticket);
-    Decision::Done(next, Seeing::Taken(ticket, ahead))
-}
-
-fn call_next<'a>(state: &State<'a>, day: Day, window: &'a str, letters: &[char]) -> Decision<'a> {
-    let of_day = || state.tickets.iter().filter(|ticket| ticket.day == day);
-    let held = |ticket: &Ticket<'_>| match ticket.place {
-        Place::Called(at) | Place::InService(at) => at == window,
-        Place::Waiting | Place::Finished(_) => false,
-    };
-    if of_day().any(held) {
-        return Decision::Refused("WINDOW_BUSY");
-    }
-    let serves = |letter: char| letters.is_empty() || letters.contains(&letter);
-    let waiting = || of_day().filter(|ticket| ticket.place == Place::Waiting && serves(ticket.letter));
-    // Tickets stand in the order they were taken.
-    match waiting().find(|ticket| ticket.priority).or_else(|| waiting().next()) {
-        Some(first) => moved(state, *first, Place::Called(window)),
-        None => Decision::Refused("QUEUE_EMPTY"),
     }
 }
 
@@ -348,7 +432,7 @@ impl Seeing<'_> {
     fn is(&self, reply: &Reply) -> bool {
         match (self, reply) {
             (Self::Taken(own, before), Reply::TicketTaken { ticket, ahead }) => {
-                own.shows(ticket) && before == ahead
+                own.shows(ticket) && before.contains(ahead)
             }
             (Self::Ticket(own), Reply::Ticket(ticket)) => own.shows(ticket),
             _ => false,

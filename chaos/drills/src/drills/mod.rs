@@ -2,22 +2,29 @@
 
 use crate::drill::Drill;
 
+pub mod backups;
 pub mod certificates;
 pub mod clients;
 pub mod clock;
+pub mod connector_lies;
+pub mod connectors;
+pub mod copies;
 pub mod disk_calls;
 pub mod disk_faults;
 pub mod disk_rot;
 pub mod entity;
 pub mod input;
 pub mod journal;
+pub mod membership;
 pub mod network;
 pub mod network_lines;
 pub mod overload;
 pub mod power;
+pub mod power_supply;
 pub mod process;
 pub mod resources;
 pub mod upgrade;
+pub mod workstations;
 
 /// Every drill, in the order in which `all` runs them.
 pub const ALL: &[Drill] = &[
@@ -29,8 +36,20 @@ pub const ALL: &[Drill] = &[
     process::ROLLING_RESTART,
     process::CPU_STARVED,
     upgrade::ROLLING_UPGRADE,
+    membership::MEMBERS_CHANGE,
+    membership::DATA_WIPED,
+    membership::ONE_SURVIVOR,
+    copies::SNAPSHOT_CUT,
+    copies::SNAPSHOT_DAMAGED,
     clients::WORKSTATION_LOST,
     clients::REPLAYED_IDS,
+    workstations::WORKSTATION_KILLED,
+    workstations::WORKSTATION_PAUSED,
+    connectors::CONNECTOR_KILLED,
+    connectors::CONNECTOR_PAUSED,
+    connectors::LEADER_LOST_IN_BETWEEN,
+    connector_lies::CONNECTOR_LYING,
+    connector_lies::OLD_TOKEN,
     overload::OVERLOAD,
     input::MALFORMED,
     input::HUGE_MESSAGES,
@@ -46,6 +65,13 @@ pub const ALL: &[Drill] = &[
     power::POWER_LOSS_ONE,
     power::METADATA_ONLY,
     power::IMAGE_IN_FLIGHT,
+    backups::BACKUP_CUT_OFF,
+    backups::BACKUP_DAMAGED,
+    backups::RESTORED_MEETS_OLD,
+    power_supply::UPS_ON_BATTERY,
+    power_supply::UPS_FLAPPING,
+    power_supply::UPS_LOW,
+    power_supply::UPS_LOST,
     disk_rot::WAL_ROT,
     disk_rot::SST_ROT,
     disk_rot::SCRUB_FINDS,
@@ -94,29 +120,16 @@ pub const NOT_YET: &[NotYet] = &[
         what: "torn writes",
         waits_for: "a file system that tears (FUSE); the simulator tears identity slots",
     },
-    NotYet { fault: 12, what: "a damaged snapshot", waits_for: "snapshots (part 3)" },
     NotYet {
         fault: 25,
         what: "duplicated, reordered, stale messages",
         waits_for: "nothing: TCP between real nodes repeats and reorders none; the simulator does",
-    },
-    NotYet { fault: 30, what: "a snapshot transfer that is cut", waits_for: "snapshots (part 3)" },
-    NotYet { fault: 31, what: "members change meanwhile", waits_for: "membership (part 3)" },
-    NotYet {
-        fault: 32,
-        what: "data wiped, same id",
-        waits_for: "membership: a node rejoins as a new one (part 3)",
     },
     NotYet {
         fault: 42,
         what: "the journal's sink is full or blocked",
         waits_for: "export of the journal (part 3)",
     },
-    NotYet { fault: 44, what: "a backup is killed, its medium removed", waits_for: "backups (part 3)" },
-    NotYet { fault: 45, what: "a damaged backup is restored", waits_for: "backups (part 3)" },
-    NotYet { fault: 46, what: "a restored node meets the old cluster", waits_for: "restore (part 3)" },
-    NotYet { fault: 47, what: "one survivor", waits_for: "forced recovery (part 3)" },
-    NotYet { fault: 48, what: "the UPS runs on battery", waits_for: "the UPS watch (part 3)" },
     NotYet {
         fault: 50,
         what: "a missing or rotten copy of a document",

@@ -152,7 +152,9 @@ pub struct Cluster {
     binary: PathBuf,
     env: BTreeMap<String, OsString>,
     launch: BTreeMap<u64, Launch>,
-    admin_at: BTreeMap<u64, Desk>,
+    pub(super) admin_at: BTreeMap<u64, Desk>,
+    /// The list of members it was made with.
+    pub(super) founders: String,
     running: Arc<Mutex<BTreeMap<u64, u32>>>,
     _folder: cleanup::Guard,
     _alone: File,
@@ -202,6 +204,7 @@ impl Cluster {
         let mut file: DevFile = serde_json::from_slice(&text).expect("dev.json is as documented");
         assert_eq!(file.nodes.len(), plan.nodes);
         plan::rehome(&mut file, plan);
+        let founders: Vec<String> = file.nodes.iter().map(|n| format!("{}={}", n.id, n.peers)).collect();
         let mut cluster = Self {
             file,
             directory,
@@ -210,6 +213,7 @@ impl Cluster {
             env: plan.env.clone(),
             launch: plan.launch.clone(),
             admin_at: BTreeMap::new(),
+            founders: founders.join(","),
             running: Arc::default(),
             _folder: folder,
             _alone: alone,
@@ -246,6 +250,15 @@ impl Cluster {
     /// As [`Cluster::set`], of one node.
     pub fn set_of(&self, node: u64, section: &str, key: &str, value: impl Into<toml::Value>) {
         plan::edit(self.entry(node), |table| plan::put(table, section, key, value.into()));
+    }
+
+    /// Names a connector that a node starts and looks after, from its next start on.
+    pub fn add_connector(&self, node: u64, name: &str, command: Vec<String>) {
+        let section = toml::Table::from_iter([("command".to_owned(), toml::Value::from(command))]);
+        plan::edit(self.entry(node), |table| {
+            let all = table.entry("connectors").or_insert_with(|| toml::Table::new().into());
+            all.as_table_mut().expect("connectors are a table").insert(name.to_owned(), section.into());
+        });
     }
 
     // ---- Processes ----

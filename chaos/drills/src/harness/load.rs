@@ -45,19 +45,32 @@ impl Load {
     /// `count` officers, each adding documents to cases of its own, one call after the other.
     pub fn start(cluster: &Cluster, count: usize) -> Self {
         assert!(count <= people::WRITERS_MAX);
-        let desks = (0..count).map(|n| cluster.desk("operator", &people::writer(n))).collect();
-        Self::start_with(desks)
+        Self::start_with(Self::desks(cluster, count))
+    }
+
+    /// As [`Load::start`], each resting between its writes: what the cluster holds in the end is bounded by the time it
+    /// takes, and not by how fast the machine is.
+    pub fn start_unhurried(cluster: &Cluster, count: usize, rest: Duration) -> Self {
+        Self::begin(Self::desks(cluster, count), rest)
+    }
+
+    fn desks(cluster: &Cluster, count: usize) -> Vec<Desk> {
+        (0..count).map(|n| cluster.desk("operator", &people::writer(n))).collect()
     }
 
     /// As [`Load::start`], with callers of the test's own choosing; each must be an officer of the busy office.
     pub fn start_with(desks: Vec<Desk>) -> Self {
+        Self::begin(desks, Duration::ZERO)
+    }
+
+    fn begin(desks: Vec<Desk>, rest: Duration) -> Self {
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let writers = desks
             .into_iter()
             .enumerate()
             .map(|(number, desk)| {
-                let writer = Writer { number, client: desk.client, ledger: Arc::clone(&ledger) };
+                let writer = Writer { number, client: desk.client, ledger: Arc::clone(&ledger), rest };
                 tokio::spawn(writer.work(Arc::clone(&stop)))
             })
             .collect();
@@ -182,6 +195,8 @@ struct Writer {
     number: usize,
     client: Client,
     ledger: Arc<Mutex<Ledger>>,
+    /// Between two writes.
+    rest: Duration,
 }
 
 impl Writer {
@@ -209,6 +224,9 @@ impl Writer {
     }
 
     async fn write<C: Call>(&self, what: &str, request: C) -> Option<C::Response> {
+        if !self.rest.is_zero() {
+            tokio::time::sleep(self.rest).await;
+        }
         let begun = Instant::now();
         let outcome = self.client.call(request).await;
         let mut ledger = self.ledger();

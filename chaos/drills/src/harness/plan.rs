@@ -161,15 +161,18 @@ pub(crate) fn rehome(file: &mut DevFile, plan: &Plan) {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    let text = std::fs::read_to_string(&file.context).expect("the context file was written");
-    let mut table: toml::Table = text.parse().expect("okno dev wrote TOML");
-    let endpoints: Vec<toml::Value> =
-        file.nodes.iter().map(|entry| entry.clients.to_string().into()).collect();
-    table.insert("endpoints".to_owned(), endpoints.into());
-    std::fs::write(&file.context, table.to_string()).expect("the context file can be written");
+    set_endpoints(&file.context, file.nodes.iter().map(|entry| entry.clients.to_string()).collect());
 }
 
-fn path_value(path: &Path) -> toml::Value {
+/// Names the nodes that `oknoctl` calls.
+pub(crate) fn set_endpoints(context: &Path, endpoints: Vec<String>) {
+    let text = std::fs::read_to_string(context).expect("the context file was written");
+    let mut table: toml::Table = text.parse().expect("okno dev wrote TOML");
+    table.insert("endpoints".to_owned(), endpoints.into());
+    std::fs::write(context, table.to_string()).expect("the context file can be written");
+}
+
+pub(crate) fn path_value(path: &Path) -> toml::Value {
     path.to_str().expect("temporary folders have plain names").into()
 }
 

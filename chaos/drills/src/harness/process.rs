@@ -6,7 +6,7 @@
 use crate::cleanup;
 use crate::harness::POLL;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// Wrappers between the command and `okno`; a chain longer than this is none of ours.
@@ -44,6 +44,11 @@ impl Process {
             id = below;
         }
         self.child.id()
+    }
+
+    /// What it says on both outputs, where these were made pipes; once.
+    pub fn take_output(&mut self) -> Option<(ChildStdout, ChildStderr)> {
+        Some((self.child.stdout.take()?, self.child.stderr.take()?))
     }
 
     /// Sends a signal to the node itself.
@@ -88,6 +93,26 @@ impl Drop for Process {
         // It may have been waited for already; either way it is gone after this.
         let _ = self.child.wait();
     }
+}
+
+/// A living child of a process, by its program's name, whichever thread has started it.
+pub fn child_of(parent: u32, program: &str) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let found = entries.filter_map(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (head, rest) = stat.rsplit_once(')')?;
+        let (id, name) = head.split_once(" (")?;
+        let own: u32 = rest.split_whitespace().nth(1)?.parse().ok()?;
+        // A zombie is one no longer.
+        (name == program && own == parent && !rest.starts_with(" Z")).then(|| id.parse().ok())?
+    });
+    found.min()
+}
+
+/// Sends a signal to a process that a node has started, found by [`child_of`].
+pub fn signal_child(id: u32, number: i32) {
+    let outcome = send(process_id(id), number);
+    assert!(outcome.is_ok(), "signal {number} to process {id}: {outcome:?}");
 }
 
 fn process_id(id: u32) -> libc::pid_t {

@@ -110,6 +110,7 @@ pub fn setting(began: Instant) -> Setting {
     let office = Office {
         windows: windows.map(|window| (window.number, Vec::new())).collect(),
         categories: BTreeSet::new(),
+        fairness_ms: okno_checks::history::fairness_default_ms(),
     };
     let now = SystemTime::now() + OFFSET - began.elapsed();
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();

@@ -5,12 +5,18 @@
 //! | [`record`] | what was asked and learned: the history, acknowledged writes, errors, what is still open |
 //! | [`officers`] | who works, and at what |
 //! | [`translate`] | the wire's words and the checkers' |
+//! | [`hall`] | an office's hall at work, with a ledger of its own |
+//! | [`journal`] | an office's journal, and what no ticket's way may hold |
+//! | [`exchange`] | cases that ask a channel, with a ledger of their own |
 //! | [`finals`] | what each node's own store holds in the end |
 //!
 //! Errors do not stop it: they are counted, and calls whose outcome is unknown are repeated under the same request id
 //! once the fault is over ([`Load::finish`]).
 
+pub mod exchange;
 pub mod finals;
+pub mod hall;
+pub mod journal;
 pub mod officers;
 pub mod record;
 pub mod translate;

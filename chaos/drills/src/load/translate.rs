@@ -64,14 +64,21 @@ pub fn ticket_name(day_text: &str, number: &str) -> TicketName {
 pub fn ticket(ticket: &proto::Ticket) -> TicketSeen {
     use proto::TicketState as State;
     let phase = match ticket.state() {
-        State::Unspecified | State::Waiting => Phase::Waiting,
+        State::Unspecified | State::Waiting | State::PutOff => Phase::Waiting,
         State::Called => Phase::Called(ticket.window.clone()),
         State::InService => Phase::InService(ticket.window.clone()),
-        State::Finished => Phase::Finished(ticket.window.clone()),
+        // What the day's end closed is finished at no window.
+        State::Finished | State::Closed => Phase::Finished(ticket.window.clone()),
     };
     TicketSeen {
         name: ticket_name(&ticket.day, &ticket.number),
         priority: ticket.priority,
+        since_ms: ticket
+            .taken_at
+            .as_ref()
+            .map_or(0, |at| at.seconds * 1_000 + i64::from(at.nanos) / 1_000_000),
+        // A cluster of a drill is at its newest level before its load begins.
+        before_all: false,
         phase,
         cases: ticket.case_ids.clone(),
     }

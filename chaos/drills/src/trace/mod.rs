@@ -146,7 +146,7 @@ fn count(record: &str) -> u64 {
 }
 
 /// The thread of a process by its name.
-fn thread(process: u32, name: &str) -> u32 {
+pub fn thread(process: u32, name: &str) -> u32 {
     let tasks = PathBuf::from(format!("/proc/{process}/task"));
     let entries = std::fs::read_dir(&tasks).unwrap_or_else(|error| panic!("{}: {error}", tasks.display()));
     entries

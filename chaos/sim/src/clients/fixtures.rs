@@ -1,5 +1,6 @@
-//! The region the simulated clients work in: a small catalogue, two offices with windows, and officers. As commands,
-//! from which the world prepares the state every run begins with, and as the setting the checks judge by.
+//! The region the simulated clients work in: a small catalogue, two offices with windows, and officers; halls and channels
+//! are in [`super::places`]. As commands, from which the world prepares the state every run begins with, and as the setting
+//! the checks judge by.
 
 use okno_checks::history::{Office as OfficeSetting, Service as ServiceSetting, Setting};
 use okno_domain::{
@@ -50,6 +51,7 @@ pub fn commands() -> Vec<(EntityRef, AnyCommand)> {
     let directory = EntityRef { kind: Kind::Directory, id: directory::ENTITY_ID.into() };
     let mut all = vec![(catalogue, AnyCommand::Catalogue(catalogue::Command::Load(load())))];
     all.extend(entries().into_iter().map(|entry| (directory.clone(), AnyCommand::Directory(entry))));
+    all.extend(super::places::commands());
     all
 }
 
@@ -77,6 +79,7 @@ fn entries() -> Vec<directory::Command> {
             }));
         }
     }
+    all.extend(super::places::entries());
     for client in 0..CLIENTS_MAX {
         all.push(directory::Command::PutPerson(Person {
             id: officer(client).id,
@@ -108,6 +111,8 @@ pub fn world() -> (Catalogue, Directory) {
             request_id: uuid::Uuid::nil(),
             catalogue: &catalogue,
             directory: &snapshot,
+            level: okno_storage::level::FEATURE_LEVEL,
+            fence: okno_domain::entity::Fence::default(),
         };
         let decision = snapshot.decide(&command, &context).expect("the fixture is a good directory");
         decision.events.iter().for_each(|event| directory.evolve(event, &meta));
@@ -128,6 +133,7 @@ pub fn setting(clocks: &[(u64, i64)]) -> Setting {
     let office = OfficeSetting {
         windows: WINDOWS.iter().map(|window| ((*window).to_owned(), letters_of(window))).collect(),
         categories: BTreeSet::from([CATEGORY.to_owned()]),
+        fairness_ms: okno_checks::history::fairness_default_ms(),
     };
     Setting {
         services: BTreeMap::from([

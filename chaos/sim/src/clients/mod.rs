@@ -3,7 +3,9 @@
 //! bad luck or bad clients do: ask again what succeeded, give up and come back, use an id twice.
 //!
 //! - [`workload`]: what they ask for · [`course`]: one call over its attempts · [`translate`]: words
-//! - [`fixtures`]: the region they work in
+//! - [`fixtures`]: the region they work in · [`places`]: its halls and channels
+//! - [`hall`]: kiosks, windows and workstations of a hall · [`exchange`]: those who ask channels, and connectors, both
+//!   made of [`caller`]s · [`crowd`]: all of a run together
 //!
 //! Everything follows from the seed and from what the world answers. What they saw becomes a
 //! [`okno_checks::history::History`].
@@ -12,8 +14,13 @@
 //! - a client has one call under way at most; every call stands in the history from its first attempt on;
 //! - an attempt's number is never used again; an answer to a given-up attempt is kept as evidence and decides nothing.
 
+pub mod caller;
 pub mod course;
+pub mod crowd;
+pub mod exchange;
 pub mod fixtures;
+pub mod hall;
+pub mod places;
 pub mod random;
 pub mod translate;
 pub mod workload;

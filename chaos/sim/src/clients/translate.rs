@@ -128,16 +128,14 @@ fn reply(any: AnyReply) -> Option<Reply> {
                 stage: stage(advanced.state)?,
                 request: advanced.request,
             },
-            case::Reply::None => return None,
+            // The clients here take nothing over and ask no channels.
+            case::Reply::TakenOver { .. } | case::Reply::Asked { .. } | case::Reply::None => return None,
         },
-        AnyReply::Queue(reply) => match reply {
-            queue::Reply::Taken { ticket, ahead } => {
-                Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead }
-            }
-            queue::Reply::Ticket(ticket) => Reply::Ticket(ticket_seen(&ticket)),
-            queue::Reply::None => return None,
+        AnyReply::Queue(reply) => match reply.given() {
+            Some((ticket, ahead)) => Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead },
+            None => Reply::Ticket(ticket_seen(reply.ticket()?.as_ref())),
         },
-        AnyReply::Catalogue(_) | AnyReply::Directory(_) => return None,
+        AnyReply::Catalogue(_) | AnyReply::Directory(_) | AnyReply::Channel(_) => return None,
     })
 }
 
@@ -176,7 +174,7 @@ pub fn day(date: jiff::civil::Date) -> Day {
     part(date.year()) * 10_000 + part(date.month().into()) * 100 + part(date.day().into())
 }
 
-fn ticket_name(ticket: &TicketRef) -> TicketName {
+pub fn ticket_name(ticket: &TicketRef) -> TicketName {
     TicketName { day: day(ticket.day), number: ticket.number.clone() }
 }
 
@@ -184,11 +182,14 @@ fn ticket_seen(ticket: &queue::Ticket) -> TicketSeen {
     TicketSeen {
         name: ticket_name(&ticket.ticket),
         priority: ticket.priority,
+        since_ms: ticket.wait_from_ms,
+        before_all: ticket.priority && ticket.rank_ms == i64::MIN,
         phase: match &ticket.state {
-            TicketState::Waiting => Phase::Waiting,
+            TicketState::Waiting | TicketState::PutOff { .. } => Phase::Waiting,
             TicketState::Called { window, .. } => Phase::Called(window.clone()),
             TicketState::InService { window, .. } => Phase::InService(window.clone()),
             TicketState::Finished { window, .. } => Phase::Finished(window.clone()),
+            TicketState::Closed { .. } => Phase::Finished(String::new()),
         },
         cases: ticket.cases.clone(),
     }

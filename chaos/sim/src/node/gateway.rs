@@ -1,7 +1,7 @@
 //! The virtual gateway: calls of clients, forwarded calls, reads. Mirrors `actors/runtime/src/gateway.rs` around the same
 //! [`Course`], and `ClusterHandle::read_index`.
 
-use super::{Live, Map, Phase, shards::Handle};
+use super::{Live, Map, Phase, keepers::Kept, shards::Handle};
 use crate::{
     core::Core,
     port::{self, CommandRequest, Query, ReadFailed},
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Who asked a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum From {
     Client {
         client: usize,
@@ -36,6 +36,8 @@ pub enum From {
     },
     /// The world itself, which looks at the counts only.
     World,
+    /// A keeper of this node.
+    Keeper(Kept),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl Gateway {
     pub fn attempts(&self) -> Vec<(usize, port::AttemptId)> {
         let calls = self.calls.values().filter_map(|call| match call.from {
             From::Client { client, attempt } => Some((client, attempt)),
-            From::World => None,
+            From::World | From::Keeper(_) => None,
         });
         calls.chain(self.reads.values().map(|read| (read.client, read.attempt))).collect()
     }
@@ -127,7 +129,7 @@ impl Live {
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a call is")]
-    fn call(
+    pub(super) fn call(
         &mut self,
         w: &mut Core,
         from: From,
@@ -296,6 +298,7 @@ impl Live {
                 w.send_to_client(self.ix, client, attempt, event);
             }
             From::World => self.gateway.world_done.push(result),
+            From::Keeper(kept) => self.keeper_told(kept, &result),
         }
     }
 

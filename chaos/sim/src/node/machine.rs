@@ -1,18 +1,25 @@
 //! A machine: what is left when the process is gone.
 
-use super::{Live, shards::Panics};
+use super::{Live, copies::Step, shards::Panics};
 use crate::{
     clock::Clock,
+    config::Kind,
     core::{Core, End},
 };
+use okno_checks::invariants::Invariant;
 use okno_cluster::core::steps;
 use okno_storage::{
     engine::{Batch, Cf, Engine, Read, Sync},
     identity::{Identity, IdentityMedium, IdentityRecord},
     memory::{MemoryEngine, MemoryIdentity},
+    snapshot::MemoryDisk,
 };
 use rand::Rng;
 use std::{ops::ControlFlow, sync::Arc};
+use uuid::Uuid;
+
+/// Bytes that a torn write of an identity slot keeps: fewer than the shortest record has, whose last word is what changed.
+const TORN_MAX: usize = 100;
 
 /// How the disk behaves now.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,11 +32,15 @@ pub struct Disk {
     pub fail: bool,
     /// The process ends while the next append is under way: between what was told and what is on disk.
     pub cut: Option<End>,
+    /// The end comes while the next copy is received or installed: this kind of fault.
+    pub armed: Option<Kind>,
 }
 
 pub struct Machine {
-    pub engine: MemoryEngine,
+    pub store: MemoryDisk,
     pub medium: MemoryIdentity,
+    /// As in `identity`.
+    pub incarnation: Uuid,
     pub clock: Clock,
     pub disk: Disk,
     pub panics: Arc<Panics>,
@@ -38,20 +49,26 @@ pub struct Machine {
     pub damaged: bool,
     /// Its data were removed and made anew.
     pub wiped: bool,
-    /// Stays down: quarantined, or taken out for its damage.
+    /// Stays down: quarantined, or taken out for its damage, or not yet made.
     pub gone: bool,
+    /// Does not start for now.
+    pub held: bool,
+    /// Copies installed by processes that are gone.
+    installs: u64,
     /// Stands still until then.
     pub paused_until: u64,
 }
 
 impl Machine {
     pub fn new(engine: MemoryEngine, record: IdentityRecord) -> Self {
-        let medium = MemoryIdentity::new();
+        let (medium, incarnation) = (MemoryIdentity::new(), record.incarnation);
         let identity = Identity::create(Box::new(medium.clone()), record);
-        drop(identity.expect("a new medium in memory takes its first record"));
+        let identity = identity.expect("a new medium in memory takes its first record");
+        let store = MemoryDisk::new(&identity.record().live_directory, engine);
         Self {
-            engine,
+            store,
             medium,
+            incarnation,
             clock: Clock::default(),
             disk: Disk::default(),
             panics: Arc::default(),
@@ -59,47 +76,110 @@ impl Machine {
             damaged: false,
             wiped: false,
             gone: false,
+            held: false,
+            installs: 0,
             paused_until: 0,
         }
+    }
+
+    /// What stands in `identity` now.
+    pub fn identity(&self) -> Option<IdentityRecord> {
+        Some(Identity::open(Box::new(self.medium.clone())).ok()?.record().clone())
+    }
+
+    /// `okno init` runs on a machine without data.
+    pub fn init(&mut self, record: IdentityRecord) {
+        let fresh = Self::new(MemoryEngine::new(), record);
+        (self.store, self.medium, self.incarnation) = (fresh.store, fresh.medium, fresh.incarnation);
+        (self.damaged, self.wiped, self.gone) = (false, false, false);
+    }
+
+    /// Copies installed, by the process that runs as well.
+    pub fn copies_installed(&self) -> u64 {
+        self.installs + self.live.as_ref().map_or(0, |live| live.installs)
+    }
+
+    /// Name of the database that `identity` names.
+    pub fn live_directory(&self) -> Option<String> {
+        Some(self.identity()?.live_directory)
+    }
+
+    /// The database that `identity` names.
+    pub fn engine(&self) -> Option<MemoryEngine> {
+        self.store.database(&self.live_directory()?)
     }
 
     /// The process is gone; what the disk holds now is what the next one finds.
     pub fn down(&mut self, how: End, w: &mut Core) {
         let Some(mut live) = self.live.take() else { return };
-        let rng = &mut w.rng.disk;
+        if self.disk.armed == Some(Kind::CutCopy) && live.cut_the_copy() {
+            self.disk.armed = None;
+            w.count(Kind::CutCopy);
+        }
+        self.installs += live.installs;
         if let Some(append) = live.raft.append.take() {
             // Nobody was told about it: it may have reached the disk, in part or not at all.
             let persist = append.persist;
-            let votes = persist.vote.is_some() || persist.lower.is_some();
-            let how_far = rng.gen_range(0..4);
-            if how_far == 0 && votes && how != End::Killed && slots_sound(&self.medium) {
-                self.medium.tear_next_write(rng.gen_range(0..200));
+            let votes = persist.voted || persist.lower.is_some();
+            let how_far: usize = w.rng.disk.gen_range(0..4);
+            if persist.install.is_some() {
+                let step = match self.disk.armed {
+                    Some(Kind::InstallUnnamed) => Step::Unnamed,
+                    Some(Kind::InstallTorn) => Step::Torn,
+                    Some(Kind::InstallNamed) => Step::Named,
+                    _ => [Step::Unnamed, Step::Torn, Step::Named][how_far.min(2)],
+                };
+                let before = self.live_directory();
+                let tear = w.rng.disk.gen_range(0..TORN_MAX);
+                let came_to = live.break_install(persist, step, how, tear, &self.medium);
+                let named = self.live_directory() != before;
+                if named != (came_to == Some(Step::Named)) {
+                    let detail = format!(
+                        "node {}: the end came in an install at {came_to:?}, and `identity` names {} database",
+                        live.ix + 1,
+                        if named { "the new" } else { "the old" }
+                    );
+                    w.watch.breach(Invariant::StopsWhenWrong, detail);
+                }
+                self.installs += u64::from(named);
+                if came_to == Some(step)
+                    && let Some(kind) = self.disk.armed.take_if(|kind| *kind != Kind::CutCopy)
+                {
+                    w.count(kind);
+                }
+            } else if how_far == 0 && votes && how != End::Killed && slots_sound(&self.medium) {
+                self.medium.tear_next_write(w.rng.disk.gen_range(0..TORN_MAX));
                 if steps::vote(&mut live.identity, &persist).is_ok() {
                     // Nothing was to be written: the tear must not wait for a later write.
                     self.medium.spare_next_write();
                 }
             } else if how_far >= 1 {
-                let vote = persist.vote;
+                let hard_state = persist.hard_state;
                 let written = steps::vote(&mut live.identity, &persist);
                 debug_assert!(written.is_ok(), "memory takes it");
                 if how_far >= 2 {
-                    let written = live.log.persist(persist.entries, vote, how_far == 3 && how != End::Killed);
+                    let written =
+                        live.log.persist(persist.entries, hard_state, how_far == 3 && how != End::Killed);
                     debug_assert!(written.is_ok(), "memory takes it");
                 }
             }
         }
-        let unsynced = self.engine.unsynced();
+        let directory = self.live_directory().unwrap_or_default();
+        let unsynced = self.engine().map_or(0, |engine| engine.unsynced());
         let keep = match how {
             End::Killed => unsynced,
             // Often nothing or all, sometimes in between.
-            End::PowerLost | End::FsyncFailed => match rng.gen_range(0..4) {
+            End::PowerLost | End::FsyncFailed => match w.rng.disk.gen_range(0..4) {
                 0 => 0,
                 1 => unsynced,
-                _ => rng.gen_range(0..=unsynced),
+                _ => w.rng.disk.gen_range(0..=unsynced),
             },
         };
         drop(live);
-        self.engine = self.engine.crash(keep);
+        let killed = how == End::Killed;
+        self.store = self
+            .store
+            .crash(&directory, keep, |loose| if killed { loose } else { w.rng.disk.gen_range(0..=loose) });
         self.disk.hang_us = None;
         self.disk.fail = false;
         self.disk.cut = None;
@@ -113,21 +193,25 @@ impl Machine {
             return;
         }
         let Some(live) = &mut self.live else { return };
-        self.medium.tear_next_write(w.rng.disk.gen_range(0..200));
+        self.medium.tear_next_write(w.rng.disk.gen_range(0..TORN_MAX));
         let last = live.log.last_index();
         let term = live.log.term(last).ok().flatten().unwrap_or(0);
         // A write that changes nothing is none: the tear must not wait for a later one.
         if steps::note_synced(&mut live.identity, (term, last)).is_ok() {
-            let before = live.identity.record().live_directory.clone();
-            let torn = live.identity.update(|r| r.live_directory = format!("{before}~"));
-            debug_assert!(torn.is_err(), "the power went");
+            // Harmless also where all of it gets written: a mark may always be lower.
+            if last > 0 {
+                let torn = live.identity.update(|r| (r.synced_term, r.synced_index) = (0, 0));
+                debug_assert!(torn.is_err(), "the power went");
+            } else {
+                self.medium.spare_next_write();
+            }
         }
     }
 
     /// The data are gone; `okno init` has run again.
     pub fn wipe(&mut self, record: IdentityRecord) {
         let fresh = Self::new(MemoryEngine::new(), record);
-        (self.engine, self.medium) = (fresh.engine, fresh.medium);
+        (self.store, self.medium, self.incarnation) = (fresh.store, fresh.medium, fresh.incarnation);
         (self.damaged, self.wiped) = (true, true);
     }
 
@@ -145,7 +229,8 @@ impl Machine {
         const FAMILIES: [Cf; 5] = [Cf::Log, Cf::Entity, Cf::Journal, Cf::Request, Cf::Outbox];
         let cf = FAMILIES[usize::try_from(pick % 5).unwrap_or(0)];
         let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        let scanned = self.engine.scan(cf, &[], okno_storage::keys::END, &mut |key, value| {
+        let engine = self.engine()?;
+        let scanned = engine.scan(cf, &[], okno_storage::keys::END, &mut |key, value| {
             rows.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         });
@@ -159,7 +244,7 @@ impl Machine {
         let mut batch = Batch::default();
         let what = format!("{} {}", cf.name(), String::from_utf8_lossy(&key).escape_debug());
         batch.put(cf, key, value);
-        self.engine.write(batch, Sync::Yes).ok()?;
+        engine.write(batch, Sync::Yes).ok()?;
         self.damaged = true;
         if let Some(live) = &mut self.live {
             live.damaged = true;
@@ -168,11 +253,14 @@ impl Machine {
     }
 }
 
-/// Both slots were written and can be read.
-fn slots_sound(medium: &MemoryIdentity) -> bool {
-    (0..2).all(|slot| {
-        let Ok(Some(bytes)) = medium.read(slot) else { return false };
+/// Both slots were written, can be read, and can stand for each other.
+pub(super) fn slots_sound(medium: &MemoryIdentity) -> bool {
+    let alone = |slot| {
+        let bytes = medium.read(slot).ok()??;
         let mut alone = MemoryIdentity::new();
-        alone.write(slot, &bytes).is_ok() && Identity::open(Box::new(alone)).is_ok()
-    })
+        alone.write(slot, &bytes).ok()?;
+        Some(Identity::open(Box::new(alone)).ok()?.record().live_directory.clone())
+    };
+    // Right after an install the older slot names a database that is gone, until the next write.
+    alone(0).is_some_and(|one| alone(1) == Some(one))
 }

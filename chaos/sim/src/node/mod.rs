@@ -4,13 +4,17 @@
 //! | module | the production shell it stands for |
 //! |---|---|
 //! | [`raft`] | raft thread, transport's inlet |
+//! | [`copies`] | copies of the database, sent and received |
 //! | [`apply`] | apply thread, digests |
 //! | [`shards`] | shard and entity actors |
 //! | [`tasks`] | courier, timer scanner |
 //! | [`gateway`] | gateway, reads, forwarded calls |
+//! | [`keepers`] | keepers of deliveries and of workstations |
 
 mod apply;
+mod copies;
 mod gateway;
+mod keepers;
 mod machine;
 mod raft;
 mod shards;
@@ -22,20 +26,26 @@ pub use shards::Handle;
 
 use crate::{
     clock::Clock,
+    config::Kind,
     core::{Core, End, Exit},
     queue::{Wakeup, What},
 };
+use copies::Copies;
 use gateway::Gateway;
+use keepers::Keepers;
 use okno_cluster::{
     ClusterSettings,
     api::{Role, RoleState},
     core::{
+        change::Known,
         clock::Verdict,
         driver::{Driver, SYNCED_EVERY_MS, Timing},
         event::{Event, Persist},
         log_view::Unreadable,
         open::{OpenError, open},
         pins::Members,
+        retention::EntryBytes,
+        steps,
         table::Table,
     },
     shell::peers::Peers,
@@ -51,18 +61,26 @@ use okno_storage::{
     engine::Engine,
     error::StorageError,
     identity::Identity,
-    log::LogStore,
+    log::{LogEntry, LogStore},
+    members::{MemberChange, Members as MemberTable},
+    snapshot::{Home, MemoryHome},
     state::{StateReader, StateStore},
 };
 use shards::Host;
 use std::{
     cell::Cell,
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
+use uuid::Uuid;
 
 /// Production's times.
 pub const TICK_MS: u64 = 50;
+/// Entries a learner may lack when it is promoted: runs are short, so what counts as caught up must be, too.
+pub const CAUGHT_UP: u64 = 20;
 pub const GOSSIP_MS: u64 = 250;
 pub const READ_TIMEOUT_MS: u64 = 2_000;
 pub const DISK_SLOW_US: u64 = 1_000_000;
@@ -77,6 +95,8 @@ struct RaftThread {
     messages: usize,
     applied: Option<(u64, bool)>,
     pins: bool,
+    /// Who came after the founders is to be pinned.
+    later_pins: bool,
     tick_due: bool,
     ticks: u64,
     /// Wakes when apply has moved: waiting to become ready.
@@ -127,8 +147,6 @@ pub struct Live {
     pub phase: Phase,
     /// Its data were damaged: what it does about it is no breach.
     pub damaged: bool,
-    /// Its data were removed and made anew: it must not come in again under its old id.
-    wiped: bool,
     identity: Identity,
     log: LogStore,
     state: StateStore,
@@ -140,6 +158,8 @@ pub struct Live {
     founded_here: bool,
     table: Table,
     members: Members,
+    /// Whose hello was taken, and which incarnation it named.
+    greeted: BTreeMap<usize, Uuid>,
     peers: Peers,
     pub role: RoleState,
     intake_stopped: bool,
@@ -150,6 +170,8 @@ pub struct Live {
     apply: ApplyThread,
     shards: Vec<Host>,
     env: Arc<CellEnv>,
+    /// The cluster's, as cells are told of it; a copy may bring a later one.
+    generation: Arc<AtomicU64>,
     worlds: Arc<Worlds>,
     panics: Arc<shards::Panics>,
     courier: Task<Courier, courier::Event>,
@@ -157,6 +179,15 @@ pub struct Live {
     /// Last told to courier and scanner.
     told_term: Option<Option<u64>>,
     gateway: Gateway,
+    keepers: Keepers,
+    home: Arc<MemoryHome>,
+    copies: Copies,
+    /// Copies that this process has installed.
+    installs: u64,
+    /// A change of members that apply has reached and the raft thread has not answered.
+    reached: Option<(LogEntry, steps::Reached)>,
+    known: Known,
+    entry_bytes: EntryBytes,
 }
 
 /// Why a process did not come up.
@@ -177,16 +208,24 @@ impl core::convert::From<StorageError> for StartError {
     }
 }
 
+fn set_members(peers: &mut Peers, table: &MemberTable) {
+    let all = table.current.iter().map(|m| m.node_id).collect();
+    peers.set_members(&table.voters().collect(), &all);
+}
+
 pub fn timing(seed: u64) -> Timing {
-    Timing::from(&ClusterSettings { seed, ..ClusterSettings::default() })
+    let timing = Timing::from(&ClusterSettings { seed, ..ClusterSettings::default() });
+    Timing { caught_up: CAUGHT_UP, ..timing }
 }
 
 impl Live {
     /// Starts a process from what the machine's disk holds.
     pub fn start(machine: &Machine, boot: u32, seed: u64, w: &mut Core) -> Result<Self, StartError> {
         let identity = Identity::open(Box::new(machine.medium.clone()))?;
-        let engine: Arc<dyn Engine> = Arc::new(machine.engine.clone());
         let record = identity.record().clone();
+        let home = MemoryHome::new(&machine.store, &record.live_directory)
+            .ok_or_else(|| StartError::Wrong("the database that `identity` names is not there".into()))?;
+        let engine: Arc<dyn Engine> = home.engine();
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let opened =
             open(&engine, &record, timing(seed), u64::from(boot), &logger).map_err(|error| match error {
@@ -200,11 +239,14 @@ impl Live {
         }
         let reader = opened.state.reader();
         let (applied, _) = reader.applied();
-        let voters = record.members.len();
         let worlds = Arc::new(Worlds::open(reader.clone())?);
         let depths = Arc::new(Depths::default());
         let node = okno_domain::entity::Principal { kind: "node".into(), id: record.node_id.to_string() };
-        let members = Members::new(&record);
+        let generation = Arc::new(AtomicU64::new(record.later.generation));
+        let decided_in = Arc::clone(&generation);
+        let members = Members::new(&record, opened.table.clone());
+        let mut peers = Peers::new(record.node_id, opened.table.voters().count());
+        set_members(&mut peers, &opened.table);
         let phase = if members.pinned() { Phase::Serving } else { Phase::Pinning };
         let mut live = Self {
             ix,
@@ -213,7 +255,6 @@ impl Live {
             clock: machine.clock,
             phase,
             damaged: machine.damaged,
-            wiped: machine.wiped,
             identity,
             log: opened.log,
             state: opened.state,
@@ -224,7 +265,8 @@ impl Live {
             founded_here: false,
             table: Table::new(applied),
             members,
-            peers: Peers::new(record.node_id, voters),
+            greeted: BTreeMap::new(),
+            peers,
             role: RoleState { term: record.term, role: Role::Follower { leader: None } },
             intake_stopped: false,
             proposals: 0,
@@ -237,7 +279,9 @@ impl Live {
                 depths: Arc::clone(&depths),
                 counter: CommitCounter::default(),
                 node,
+                generation: Arc::new(move || decided_in.load(Ordering::Relaxed)),
             }),
+            generation,
             worlds,
             panics: Arc::clone(&machine.panics),
             courier: Task { core: Courier::new(depths), inbox: VecDeque::new(), wake: Wakeup::default() },
@@ -248,7 +292,16 @@ impl Live {
             },
             told_term: None,
             gateway: Gateway::default(),
+            keepers: Keepers::default(),
+            home: Arc::new(home),
+            copies: Copies::new(machine.disk.armed == Some(Kind::CutCopy)),
+            installs: 0,
+            reached: None,
+            known: Known::default(),
+            entry_bytes: EntryBytes::default(),
         };
+        w.of[ix] = record.cluster;
+        w.members(ix, live.members.table());
         live.tell_role(w);
         live.look_at_pins(w);
         let first = live.clock.span_us(TICK_MS * 1_000);
@@ -309,6 +362,39 @@ impl Live {
             Role::Follower { leader } => leader,
             Role::Candidate => None,
         }
+    }
+
+    /// Who belongs to the cluster, as applied here.
+    pub fn member_table(&self) -> &MemberTable {
+        self.members.table()
+    }
+
+    /// The hello of this incarnation of a node was taken by this process.
+    pub fn has_greeted(&self, node: usize, incarnation: Uuid) -> bool {
+        self.greeted.get(&node) == Some(&incarnation)
+    }
+
+    /// Its connections to a node are gone.
+    pub fn disconnected(&mut self, node: usize) {
+        self.greeted.remove(&node);
+    }
+
+    pub fn first_index(&self) -> u64 {
+        self.log.first_index()
+    }
+
+    pub fn last_index(&self) -> u64 {
+        self.log.last_index()
+    }
+
+    /// A change of members stands in the log and is not applied.
+    pub fn is_changing(&self) -> bool {
+        self.driver.as_ref().is_some_and(Driver::is_changing)
+    }
+
+    /// Asks for a change of members; what becomes of it is seen in the table.
+    pub fn change(&mut self, w: &mut Core, change: MemberChange) {
+        self.push(w, Event::Change { ticket: 0, change, dry_run: false });
     }
 
     pub fn applied(&self) -> u64 {
@@ -396,6 +482,8 @@ impl Live {
                 }
                 self.exit(w, End::Killed, "the disk does not answer".into(), true);
             }
+            What::Copy => self.take_copy(w),
+            What::CopyPatience(transfer) => self.transfer_patience(w, transfer),
             What::Cut(how) => self.exit(w, how, "the end came during an append".into(), true),
             What::Halt => self.exit(w, End::Killed, "stopped".into(), true),
             What::Unreachable(node) => self.unreachable(w, node),

@@ -5,6 +5,7 @@ use super::{
     Append, DISK_HUNG_US, DISK_SLOW_US, HAND_OVER_EVERY_MS, Live, Machine, Phase, TICK_MS, machine::Disk,
 };
 use crate::{
+    config::Kind,
     core::{Core, End},
     net::Packet,
     queue::What,
@@ -18,7 +19,7 @@ use okno_cluster::{
         steps,
         table::Answers,
     },
-    settings::level,
+    settings::{MEMBERS_LEVEL, level},
     shell::peers::Disagreement,
     transport::{Gossip, Hello, Refusal},
 };
@@ -55,7 +56,7 @@ impl Live {
         self.wake_raft(w);
     }
 
-    fn wake_raft(&mut self, w: &mut Core) {
+    pub(super) fn wake_raft(&mut self, w: &mut Core) {
         let after = w.wake_us(self.ix);
         if self.raft.wake.want(w.now + after) {
             self.at(w, after, What::Raft);
@@ -96,7 +97,20 @@ impl Live {
         if std::mem::take(&mut self.raft.pins) && !self.pin(w, &mut events) {
             return;
         }
+        if std::mem::take(&mut self.raft.later_pins) {
+            let pins = self.members.later_pins();
+            if let Err(error) = self.identity.update(|r| r.later.pins = pins) {
+                return self.failed(w, "identity", &error);
+            }
+        }
+        if events.iter().any(|event| matches!(event, Event::Change { .. }))
+            && let Some(news) = self.news(w)
+        {
+            events.insert(0, news);
+        }
         if std::mem::take(&mut self.raft.tick_due) {
+            events.extend(self.news(w));
+            self.cut_log(w);
             events.push(Event::Tick);
             let now = self.now_ms(w);
             if self.verdict(w).outlier() && self.leads() && self.may_hand_over(now) {
@@ -114,6 +128,15 @@ impl Live {
         }
     }
 
+    /// What the driver must know of others, if it is not what it was told last.
+    fn news(&mut self, w: &Core) -> Option<Event> {
+        let known = self.know(w);
+        (known != self.known).then(|| {
+            self.known = known.clone();
+            Event::Known(Box::new(known))
+        })
+    }
+
     fn may_hand_over(&mut self, now_ms: u64) -> bool {
         let may = self.raft.handed_over_ms.is_none_or(|at| now_ms - at >= HAND_OVER_EVERY_MS);
         if may {
@@ -123,7 +146,7 @@ impl Live {
     }
 
     /// Calls the driver as the raft thread does: a log that cannot be read makes raft panic.
-    fn drive(&mut self, w: &mut Core, events: Vec<Event>) -> Option<Effects> {
+    pub(super) fn drive(&mut self, w: &mut Core, events: Vec<Event>) -> Option<Effects> {
         let now = self.now_ms(w);
         let driver = self.driver.as_mut()?;
         if !self.damaged {
@@ -144,12 +167,12 @@ impl Live {
     }
 
     /// Does the effects of a turn up to its append.
-    fn perform(&mut self, w: &mut Core, mut fx: Effects) {
+    pub(super) fn perform(&mut self, w: &mut Core, mut fx: Effects) {
         let persist = fx.persist.take();
         let found = fx.found.take();
         let answers = steps::register(&mut self.table, &mut fx);
         if !fx.messages.is_empty() {
-            w.send_raft(self.ix, fx.messages);
+            w.send_raft(self.ix, std::mem::take(&mut fx.messages));
         }
         if let Some(watermark) = fx.watermark {
             self.raise(w, watermark);
@@ -158,9 +181,21 @@ impl Live {
             self.set_role(w, role);
         }
         self.deliver(w, answers);
-        for (lane, last_index) in fx.closed_lanes {
+        for (lane, last_index) in std::mem::take(&mut fx.closed_lanes) {
             self.notice(w, lane.shard, ShardNotice::LaneClosed { lane, last_index });
         }
+        if let Some(configured) = fx.configured.take() {
+            self.configured(w, configured);
+        }
+        if w.trace.on() {
+            for (_, result) in &fx.changes {
+                if let Err(why) = result {
+                    w.trace
+                        .say(w.now, format_args!("n{} is asked for a change of members: {why}", self.ix + 1));
+                }
+            }
+        }
+        self.copies_of(w, &mut fx);
         if let Some(why) = fx.quarantine {
             self.quarantine(w, &why.reason);
         }
@@ -190,7 +225,9 @@ impl Live {
             takes += hang;
         }
         let number = append.number;
-        if let Some(how) = disk.cut.take() {
+        let installs = append.persist.install.is_some();
+        let armed = disk.armed.is_some_and(|kind| kind != Kind::CutCopy);
+        if let Some(how) = disk.cut.take().or((installs && armed).then_some(End::PowerLost)) {
             let after = w.rng.disk.gen_range(0..takes.max(1));
             self.at(w, after, What::Cut(how));
         }
@@ -207,7 +244,12 @@ impl Live {
             self.raft.append = Some(append);
             return self.exit(w, End::FsyncFailed, "fsync failed".into(), true);
         }
-        let (sequence, vote) = (append.persist.sequence, append.persist.vote);
+        let (sequence, vote) = (append.persist.sequence, append.persist.vote());
+        if let Some(install) = append.persist.install {
+            return self.installs(w, install, append.persist);
+        }
+        let bytes = append.persist.entries.iter().map(|e| e.data.len() as u64).sum();
+        self.entry_bytes.note(append.persist.entries.len() as u64, bytes);
         if let Err(error) = steps::persist(&mut self.identity, &self.log, append.persist) {
             return self.failed(w, "raft thread", &error);
         }
@@ -229,7 +271,8 @@ impl Live {
         if slow && self.leads() && self.may_hand_over(now) {
             self.push(w, Event::Transfer { ticket: 0, to: None });
         }
-        let waits = !self.raft.events.is_empty() || self.raft.tick_due || self.raft.pins;
+        let waits =
+            !self.raft.events.is_empty() || self.raft.tick_due || self.raft.pins || self.raft.later_pins;
         if self.raft.append.is_none() && waits {
             self.wake_raft(w);
         }
@@ -331,6 +374,9 @@ impl Live {
     // Members, clocks, hashes.
 
     pub(super) fn gossip(&mut self, w: &mut Core) {
+        if w.watch.services.is_some() {
+            self.keep(w);
+        }
         let (chains, digest) = self.peers.own_points();
         let gossip = Gossip {
             clock_ms: self.wall_ms(w),
@@ -341,11 +387,10 @@ impl Live {
             pinned: self.members.pinned(),
             alarms: Default::default(),
         };
-        for to in 0..w.net.nodes() {
-            if to == self.ix {
-                continue;
-            }
-            if self.phase == Phase::Pinning {
+        for node in self.members.dial().into_keys() {
+            let to = Self::place(node);
+            // Until the other has said hello there is no connection; it is tried again and again.
+            if self.phase == Phase::Pinning || !self.greeted.contains_key(&to) {
                 self.say_hello(w, to, false);
             }
             w.send_news(self.ix, to, Packet::Gossip(Box::new(gossip.clone())));
@@ -369,6 +414,13 @@ impl Live {
     }
 
     pub fn hear(&mut self, w: &mut Core, from: u64, gossip: &Gossip) {
+        if self.members.table().is_removed(from) {
+            return w.send_news(self.ix, Self::place(from), Packet::Removed);
+        }
+        if self.members.barred().contains(&from) {
+            self.greeted.remove(&Self::place(from));
+            return w.send_news(self.ix, Self::place(from), Packet::Disowned);
+        }
         let now = self.now_ms(w);
         let found = self.peers.hear(from, gossip, now);
         self.judge(w, found);
@@ -398,19 +450,40 @@ impl Live {
         if !self.is_open() {
             return;
         }
+        let from = Self::place(hello.node);
         match self.members.greet(hello, self.reader.level()) {
-            Ok(()) => {
+            Ok(news) => {
+                if w.of[from] != w.of[self.ix] {
+                    w.watch_foreign(self.ix, from);
+                }
+                let named = self.members.table().get(hello.node).and_then(|m| m.incarnation);
+                if w.wiped[from] && named.is_some_and(|named| named != hello.incarnation) {
+                    w.watch_wiped(self.ix, from);
+                }
+                self.greeted.insert(from, hello.incarnation);
+                if news {
+                    self.raft.later_pins = true;
+                    self.wake_raft(w);
+                }
                 if !answer {
                     self.say_hello(w, usize::try_from(hello.node - 1).unwrap_or(0), true);
                 }
                 self.look_at_pins(w);
             }
             Err(Refusal::Incarnation(node)) => {
-                let to = usize::try_from(node - 1).unwrap_or(0);
-                w.send_news(self.ix, to, Packet::Disowned);
+                w.send_news(self.ix, Self::place(node), Packet::Disowned);
             }
+            Err(Refusal::Removed(node)) => w.send_news(self.ix, Self::place(node), Packet::Removed),
+            Err(Refusal::Cluster(_)) if w.of[from] != w.of[self.ix] => w.watch.figures.foreign += 1,
+            // It will be heard once this node's level is that of changes of members.
+            Err(Refusal::UnknownNode(_)) if from >= w.tune.nodes && self.reader.level() < MEMBERS_LEVEL => {}
             Err(refusal) => w.watch_refused_hello(self.ix, &refusal.to_string()),
         }
+    }
+
+    /// A member says that this node was removed.
+    pub fn told_removed(&mut self, w: &mut Core) {
+        self.leave(w);
     }
 
     pub(super) fn look_at_pins(&mut self, w: &mut Core) {
@@ -429,9 +502,6 @@ impl Live {
         if let Err(error) = self.identity.update(|r| r.pins = pins) {
             self.failed(w, "identity", &error);
             return false;
-        }
-        if self.wiped {
-            w.watch_wiped(self.ix);
         }
         self.members.set_pinned();
         self.phase = Phase::Serving;

@@ -155,6 +155,7 @@ impl Desk {
                             .expect("a read is an operation");
                         due.insert((at + desk.delay(), nth), Due::Reads(client, attempt, subject));
                     }
+                    Action::Tell { .. } | Action::Pass { .. } => unreachable!("officers do neither"),
                 }
             }
         }
@@ -292,7 +293,16 @@ impl Desk {
         request_id: Uuid,
         now_ms: i64,
     ) -> Context<'a> {
-        Context { this, now_ms, origin, request_id, catalogue: &self.catalogue, directory: &self.directory }
+        Context {
+            this,
+            now_ms,
+            origin,
+            request_id,
+            catalogue: &self.catalogue,
+            directory: &self.directory,
+            level: okno_storage::level::FEATURE_LEVEL,
+            fence: Default::default(),
+        }
     }
 
     fn commit<E: Registered + Kept>(
@@ -339,7 +349,7 @@ impl Desk {
                         .receive(&source, &message, &self.context(&target, &origin, Uuid::nil(), now_ms))
                         .map(|decision| self.commit(&state, &target, decision, &origin, now_ms))
                 }
-                Kind::Catalogue | Kind::Directory => panic!("nobody writes to {target}"),
+                Kind::Catalogue | Kind::Directory | Kind::Channel => panic!("nobody writes to {target}"),
             };
             if let Err(refusal) = refused
                 && !matches!(message, Message::Refused { .. })

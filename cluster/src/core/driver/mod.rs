@@ -4,7 +4,7 @@
 //! Invariants
 //! - Between `ready` and `advance_append` raft is not touched: input waits in `queue` until `Persisted`.
 //! - A leader's messages leave before its own append is synced (thesis 10.2.1); everybody else's, and every message
-//!   of a turn in which term or vote changed, leave after (trap 2).
+//!   of a turn in which term or vote changed (trap 2) or a change of members was committed, leave after.
 //! - The watermark is the last of raft's `committed_entries`, never the hard state's commit.
 //! - At most one append is under way.
 //! - The election timeout is a function of (seed, node, term), set after every call of raft.
@@ -16,24 +16,29 @@ pub use ready::election_timeout;
 pub use recover::{RecoverError, recover};
 
 use super::{
+    change::{Changing, Known},
     check::{self, Facts, Verdict},
     event::{Effects, Event, Quarantine},
     log_view::{LogView, Unreadable},
     proposals::Proposals,
     reads::Reads,
+    snapshots::{Copies, Copying},
     transfer::Transfer,
 };
 use crate::{
     api::{NodeId, Role, RoleState},
-    settings::{APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, BACKLOG_MAX, ClusterSettings},
-    status::TransferError,
+    settings::{APPEND_BYTES_MAX, APPENDS_IN_FLIGHT_MAX, BACKLOG_MAX, CAUGHT_UP, ClusterSettings},
+    status::{ChangeError, TransferError},
 };
-use okno_storage::log::{HardState, LogStore};
+use okno_storage::{
+    log::{HardState, LogStore},
+    members::Members as MemberTable,
+};
 use raft::{
     Config, RawNode, ReadOnlyOption, Ready,
     eraftpb::{ConfState, Entry, Message, MessageType},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Committed entries handed out in one turn; the rest follows in the next one. They come without their data.
 const COMMITTED_BYTES_PER_TURN: u64 = 4 << 20;
@@ -41,8 +46,8 @@ const COMMITTED_BYTES_PER_TURN: u64 = 4 << 20;
 /// What a driver starts from.
 pub struct Start {
     pub id: NodeId,
-    /// Voting members, ascending.
-    pub members: Vec<NodeId>,
+    /// Who belongs to the cluster, as far as applied; before the founding commit as `okno init` was told.
+    pub table: MemberTable,
     pub log: LogStore,
     /// The larger of what `identity` and the database say; see [`recover()`].
     pub hard_state: HardState,
@@ -67,6 +72,8 @@ pub struct Timing {
     pub election_ticks: (usize, usize),
     pub transfer_park_ms: u64,
     pub read_round_ms: u64,
+    /// Entries a voter may lack and still count for a quorum that is to be; a learner that lacks no more is promoted.
+    pub caught_up: u64,
     pub seed: u64,
 }
 
@@ -79,6 +86,7 @@ impl From<&ClusterSettings> for Timing {
             election_ticks: (min, s.ticks(s.election_max).max(min + 1)),
             transfer_park_ms: ms(s.transfer_park),
             read_round_ms: ms(s.read_round),
+            caught_up: CAUGHT_UP,
             seed: s.seed,
         }
     }
@@ -86,18 +94,27 @@ impl From<&ClusterSettings> for Timing {
 
 /// An append under way.
 struct Waiting {
-    ready: Ready,
+    /// `None`: only the commit index is written, raft waits for nothing.
+    ready: Option<Ready>,
     sequence: u64,
     /// Messages that may leave only once it is synced.
     after: Vec<Message>,
     /// (term, index) of its last entry.
     last: Option<(u64, u64)>,
+    /// Index of the copy that is installed before.
+    installs: Option<u64>,
 }
 
 pub struct Driver {
     pub(super) node: RawNode<LogView>,
     pub(super) id: NodeId,
-    members: Vec<NodeId>,
+    /// As raft's configuration says, with addresses and the removed.
+    pub(super) table: Arc<MemberTable>,
+    pub(super) known: Known,
+    pub(super) changing: Option<Changing>,
+    /// (index, term) of the last configuration entry that took effect here.
+    pub(super) configured: (u64, u64),
+    pub(super) copying: Copying,
     log: LogStore,
     timing: Timing,
     pub(super) now_ms: u64,
@@ -110,8 +127,8 @@ pub struct Driver {
     waiting: Option<Waiting>,
     queue: VecDeque<Event>,
     sequence: u64,
-    /// Term and vote that are on disk.
-    saved: (u64, u64),
+    /// Raft's hard state as it is on disk, or about to be.
+    saved: HardState,
     /// (term, index) of the last entry synced, and what `identity` says of it.
     synced: (u64, u64),
     synced_noted: (u64, u64),
@@ -120,6 +137,8 @@ pub struct Driver {
     watermark: u64,
     /// The term this node leads in, and the index of that term's first entry.
     pub(super) leading: Option<(u64, u64)>,
+    /// When it began to lead last.
+    pub(super) led_since_ms: u64,
     /// Term in which the founding commit was asked for.
     found_asked: u64,
     /// What was given then did not get into the log.
@@ -156,7 +175,14 @@ impl Driver {
             batch_append: false,
             ..Config::default()
         };
-        let view = LogView::new(start.log.clone(), start.hard_state, start.conf_state, start.unreadable);
+        let copies = Copies::default();
+        let view = LogView::new(
+            start.log.clone(),
+            start.hard_state,
+            start.conf_state,
+            copies.clone(),
+            start.unreadable,
+        );
         let node = RawNode::new(&config, view, logger)?;
         let last_index = start.log.last_index();
         let last_term = node.raft.raft_log.last_term();
@@ -164,7 +190,11 @@ impl Driver {
             role: RoleState { term: node.raft.term, role: Role::Follower { leader: None } },
             node,
             id: start.id,
-            members: start.members,
+            table: Arc::new(start.table),
+            known: Known::default(),
+            changing: None,
+            configured: (0, 0),
+            copying: Copying::new(copies),
             log: start.log,
             timing,
             now_ms: 0,
@@ -176,13 +206,15 @@ impl Driver {
             waiting: None,
             queue: VecDeque::new(),
             sequence: 0,
-            saved: (start.hard_state.term, start.hard_state.vote),
+            // The commit index may have come from apply's batch, which is not synced.
+            saved: HardState { commit: 0, ..start.hard_state },
             synced: (last_term, last_index),
             synced_noted: start.synced,
             synced_noted_at_ms: 0,
             applied: start.applied,
             watermark: start.applied,
             leading: None,
+            led_since_ms: 0,
             found_asked: 0,
             found_dropped: false,
             proposals: Proposals::default(),
@@ -218,6 +250,9 @@ impl Driver {
             }
             self.handle_ready(&mut fx);
         }
+        if !self.closed {
+            self.look_at_copies(&mut fx);
+        }
         if !fx.messages.is_empty() {
             ready::drop_superseded(&mut fx.messages);
         }
@@ -246,7 +281,18 @@ impl Driver {
                     self.applied = index;
                     self.node.advance_apply_to(index);
                 }
+                self.settle_change(fx);
             }
+            Event::Change { ticket, change, dry_run } => self.change(ticket, &change, dry_run, fx),
+            Event::Configuration { index, term, change, table } => {
+                self.configure(index, term, &change, table, fx);
+            }
+            Event::Known(known) => self.known = *known,
+            Event::Copied(copy) => self.copied(copy),
+            Event::Sent { to, installed } => self.sent(to, installed, fx),
+            Event::Received { from, message, copy } => self.received(from, *message, copy, fx),
+            Event::NotNeeded { from, message } => self.not_needed(from, *message, fx),
+            Event::Installed { table } => self.table = table,
             Event::Transfer { ticket, to } => self.begin_transfer(ticket, to, fx),
             Event::Found { term, data } => {
                 let wanted = self.leading.is_some_and(|(t, _)| t == term) && !self.founded;
@@ -278,6 +324,8 @@ impl Driver {
             self.node.tick();
             self.after_raft(fx);
         }
+        self.promote(fx);
+        self.expire_change(fx);
         self.expire_transfer(fx);
         self.expire_reads(fx);
         if self.synced != self.synced_noted && self.now_ms >= self.synced_noted_at_ms + SYNCED_EVERY_MS {
@@ -300,7 +348,7 @@ impl Driver {
             term: self.node.raft.term,
             last_index: self.node.raft.raft_log.last_index(),
             leads: self.leading.is_some(),
-            members: &self.members,
+            admitted: self.admits(from),
             backlog: self.backlogged(),
         };
         match check::check(from, &message, facts) {
@@ -314,10 +362,21 @@ impl Driver {
         }
     }
 
-    fn quarantine(&mut self, why: Quarantine, fx: &mut Effects) {
+    pub(super) fn quarantine(&mut self, why: Quarantine, fx: &mut Effects) {
         fx.quarantine = Some(why);
         fx.messages.clear();
         self.close(fx);
+    }
+
+    /// May this node speak? Members may, and who shook hands: this node may not have heard yet of those added last.
+    /// The removed may not.
+    pub(super) fn admits(&self, from: NodeId) -> bool {
+        let known = self.table.get(from).is_some() || self.known.admitted.contains(&from);
+        known && !self.table.is_removed(from) && !self.known.barred.contains(&from)
+    }
+
+    pub(super) fn is_founded(&self) -> bool {
+        self.founded
     }
 
     /// Apply is so far behind that a leader admits nothing and a follower takes no entries (rule 11).
@@ -343,6 +402,8 @@ impl Driver {
         self.close_proposals(fx);
         self.close_lanes(fx);
         self.close_reads(fx);
+        self.close_change(fx);
+        self.close_copies(fx);
         if let Some(t) = self.transfer.take() {
             fx.transfers.push((t.ticket, Err(TransferError::Closed)));
         }
@@ -360,6 +421,8 @@ impl Driver {
             Event::CloseLane(lane) => fx.closed_lanes.push((lane, 0)),
             Event::Read(request) => fx.reads_failed.push((request, crate::api::ReadError::Closed)),
             Event::Transfer { ticket, .. } => fx.transfers.push((ticket, Err(TransferError::Closed))),
+            Event::Change { ticket, .. } => fx.changes.push((ticket, Err(ChangeError::Closed))),
+            Event::Received { copy, .. } => fx.discard.push(copy),
             _ => {}
         }
     }
@@ -388,14 +451,18 @@ impl Driver {
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
     }
+    /// A change of members stands in the log and is not applied.
+    pub fn is_changing(&self) -> bool {
+        self.changing.is_some() || self.node.raft.has_pending_conf()
+    }
+    pub(super) fn caught_up(&self) -> u64 {
+        self.timing.caught_up
+    }
     pub(super) fn transfer_park_ms(&self) -> u64 {
         self.timing.transfer_park_ms
     }
     pub(super) fn read_round_ms(&self) -> u64 {
         self.timing.read_round_ms
-    }
-    pub(super) fn members(&self) -> &[NodeId] {
-        &self.members
     }
     /// Index every member is known to hold; empty unless this node leads.
     pub fn matches(&self) -> Vec<(NodeId, u64)> {
@@ -403,6 +470,7 @@ impl Driver {
             return Vec::new();
         }
         let progress = self.node.raft.prs();
-        self.members.iter().filter_map(|id| progress.get(*id).map(|p| (*id, p.matched))).collect()
+        let members = self.table.current.iter().map(|m| m.node_id);
+        members.filter_map(|id| progress.get(id).map(|p| (id, p.matched))).collect()
     }
 }

@@ -4,7 +4,7 @@ use super::{Driver, Waiting};
 use crate::{
     api::{NodeId, Role, RoleState},
     core::{
-        event::{Effects, Persist},
+        event::{Effects, Install, Persist},
         log_view,
     },
 };
@@ -14,26 +14,41 @@ use okno_storage::{
 };
 use raft::{
     Ready, StateRole,
-    eraftpb::{Entry, Message, MessageType},
+    eraftpb::{Entry, EntryType, Message, MessageType},
 };
 use rand::{Rng, SeedableRng};
 
 impl Driver {
     pub(super) fn handle_ready(&mut self, fx: &mut Effects) {
         let mut ready = self.node.ready();
-        debug_assert!(ready.snapshot().is_empty(), "snapshots are refused by check");
+        let snapshot = (!ready.snapshot().is_empty()).then(|| {
+            let metadata = ready.snapshot().get_metadata();
+            (metadata.term, metadata.index)
+        });
         for state in ready.take_read_states() {
             self.read_confirmed(&state.request_ctx, state.index, fx);
         }
-        self.commit_handed_out(ready.take_committed_entries().last(), fx);
-        let hard_state = ready.hs().map(|h| (h.term, h.vote, h.commit));
-        let vote = hard_state
-            .filter(|(term, vote, _)| (*term, *vote) != self.saved)
-            .map(|(term, vote, commit)| HardState { term, vote, commit });
+        let committed = ready.take_committed_entries();
+        self.commit_handed_out(committed.last(), fx);
+        let members_change = committed.iter().any(changes_members);
+        let voted = (self.node.raft.term, self.node.raft.vote) != (self.saved.term, self.saved.vote);
         let entries: Vec<_> = ready.take_entries().into_iter().map(log_view::to_log).collect();
         let mut messages = ready.take_messages();
         let mut after = ready.take_persisted_messages();
-        if entries.is_empty() && vote.is_none() {
+        let install = match (snapshot, self.copying.incoming.take()) {
+            (Some((_, index)), Some(copy)) => {
+                let raft = &self.node.raft;
+                Some(Install { copy, index, vote: (raft.term, raft.vote) })
+            }
+            (None, None) => None,
+            // Raft took a snapshot that was not handed in, or lost one that was.
+            (None, Some(copy)) => {
+                fx.discard.push(copy);
+                None
+            }
+            (Some(_), None) => unreachable!("a snapshot is stepped with its copy, and by nobody else"),
+        };
+        if entries.is_empty() && !voted && install.is_none() && !members_change {
             // Only the commit index moved, or nothing at all: apply's batch carries the commit index (trap 5).
             fx.messages.append(&mut messages);
             fx.messages.append(&mut after);
@@ -43,25 +58,32 @@ impl Driver {
         if planted::is(Mutant::SendBeforePersist) {
             fx.messages.append(&mut messages);
             fx.messages.append(&mut after);
-        } else if vote.is_some() {
+        } else if voted || members_change {
             messages.append(&mut after);
             after = messages;
         } else {
             fx.messages.append(&mut messages);
         }
-        let last = entries.last().map(|e| (e.term, e.index));
-        let lower = entries.first().and_then(|e| self.lowered(e.index));
+        let last = entries.last().map(|e| (e.term, e.index)).or(snapshot);
+        // Installing writes its own mark, and leaves no tail to be cut.
+        let lower = entries.first().filter(|_| install.is_none()).and_then(|e| self.lowered(e.index));
         if let Some(mark) = lower {
             self.synced_noted = mark;
             self.synced = self.synced.min(mark);
         }
         self.sequence += 1;
         let sequence = self.sequence;
-        self.waiting = Some(Waiting { ready, sequence, after, last });
-        if let Some(vote) = vote {
-            self.saved = (vote.term, vote.vote);
-        }
-        fx.persist = Some(Persist { sequence, lower, vote, entries });
+        let installs = install.map(|i| i.index);
+        self.waiting = Some(Waiting { ready: Some(ready), sequence, after, last, installs });
+        let hard_state = self.unsaved();
+        fx.persist = Some(Persist { sequence, install, lower, hard_state, voted, entries });
+    }
+
+    /// Raft's hard state, if the log does not have it so; from here on it counts as saved.
+    fn unsaved(&mut self) -> Option<HardState> {
+        let raft = self.node.raft.hard_state();
+        let now = HardState { term: raft.term, vote: raft.vote, commit: raft.commit };
+        (std::mem::replace(&mut self.saved, now) != now).then_some(now)
     }
 
     /// The mark `identity` must carry before a tail beginning at `first` is cut; `None` if it need not change.
@@ -88,14 +110,47 @@ impl Driver {
             return;
         }
         fx.messages.append(&mut waiting.after);
-        self.advance(waiting.ready, fx);
+        let Some(index) = waiting.installs else {
+            if let Some(ready) = waiting.ready {
+                self.advance(ready, fx);
+            }
+            return self.after_raft(fx);
+        };
+        // Log and state are the copy's now: applied is its index, and what was committed before it is passed over.
+        self.synced_noted = self.synced;
+        self.watermark = self.watermark.max(index);
+        fx.watermark = Some(self.watermark);
+        self.founded = true;
+        self.installed(index);
+        if let Some(ready) = waiting.ready {
+            self.advance(ready, fx);
+        }
+        self.applied = self.applied.max(index);
+        self.node.advance_apply_to(self.applied);
+        self.settle_change(fx);
         self.after_raft(fx);
     }
 
     fn advance(&mut self, ready: Ready, fx: &mut Effects) {
         let mut light = self.node.advance_append(ready);
-        fx.messages.append(&mut light.take_messages());
-        self.commit_handed_out(light.take_committed_entries().last(), fx);
+        let mut messages = light.take_messages();
+        let committed = light.take_committed_entries();
+        self.commit_handed_out(committed.last(), fx);
+        if !committed.iter().any(changes_members) {
+            return fx.messages.append(&mut messages);
+        }
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.waiting = Some(Waiting { ready: None, sequence, after: messages, last: None, installs: None });
+        let hard_state = self.unsaved();
+        fx.persist = Some(Persist {
+            sequence,
+            install: None,
+            lower: None,
+            hard_state,
+            voted: false,
+            entries: Vec::new(),
+        });
     }
 
     fn commit_handed_out(&mut self, last: Option<&Entry>, fx: &mut Effects) {
@@ -125,6 +180,7 @@ impl Driver {
         if leads && self.leading.is_none() {
             let raft = &self.node.raft;
             self.leading = Some((raft.term, raft.raft_log.last_index()));
+            self.led_since_ms = self.now_ms;
             self.proposals.begin_term();
         }
     }
@@ -185,6 +241,12 @@ impl Driver {
             raft.set_randomized_election_timeout(ticks);
         }
     }
+}
+
+/// A change of members that is committed must be known to be after a crash, too, before anybody is told: who is taken out
+/// closes itself at that word, and its vote may be what this node would need to find out again.
+fn changes_members(committed: &Entry) -> bool {
+    committed.get_entry_type() != EntryType::EntryNormal
 }
 
 /// Ticks until an election, from `[min, max)`: the same for the same (seed, node, term), different between nodes

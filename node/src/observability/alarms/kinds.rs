@@ -58,6 +58,9 @@ kinds! {
     ON_BATTERY: Warning, true, "on-battery", "Нет электропитания: сервер работает от батареи. Завершайте приём, сохраняйте начатое";
     BATTERY_LOW: Alarm, true, "battery-low", "Батарея сервера на исходе: приём новых обращений остановлен";
     UPS_UNREACHABLE: Warning, false, "ups-unreachable", "Нет связи с источником бесперебойного питания";
+    UPS_ON_BATTERY: Warning, false, "on-battery", "Один из источников питания сервера работает от батареи";
+    UPS_UNRELIABLE: Warning, false, "ups-unreachable", "Источник питания сервера сообщает неправдоподобное";
+    UPS_BATTERY_WEAK: Warning, false, "battery-low", "Батарея источника питания разряжена или требует замены";
     // Disks.
     DISK_LOW: Warning, false, "disk-space", "На диске сервера мало места";
     DISK_FULL: Alarm, true, "disk-space", "На диске сервера нет места: новые обращения не принимаются, начатые можно завершить";
@@ -66,6 +69,7 @@ kinds! {
     SCRUB_DAMAGE: Alarm, false, "damaged-data", "Проверка нашла повреждённые данные";
     // Backups (R-R6).
     BACKUP_OVERDUE: Alarm, false, "backup-overdue", "Резервная копия старше 24 часов";
+    BACKUP_DAMAGED: Alarm, false, "backup-damaged", "Проверка нашла повреждения в резервных копиях";
     BACKUP_FAILED: Warning, false, "backup-overdue", "Резервное копирование не удалось";
     BACKUP_TARGET: Warning, false, "backup-overdue", "Место для резервных копий недоступно или лежит на том же диске";
     ARCHIVE_BEHIND: Warning, false, "archive-behind", "Архив журнала отстаёт";
@@ -74,6 +78,7 @@ kinds! {
     MEMBER_DOWN: Warning, false, "member-down", "Нет связи с сервером";
     NODE_QUARANTINED: Alarm, false, "node-quarantined", "Сервер закрыт: данные не прошли проверку";
     CLOCK_DEVIATES: Warning, false, "clock-deviates", "Часы сервера расходятся с часами остальных";
+    CLOCK_STEP: Alarm, true, "clock-deviates", "Часы серверов разошлись: изменения не принимаются, пока они не согласованы";
     HASH_DIFFERS: Alarm, false, "damaged-data", "Данные серверов расходятся";
     HASH_TIE: Alarm, true, "damaged-data", "Данные серверов расходятся: приём остановлен";
     // Certificates.
@@ -81,8 +86,12 @@ kinds! {
     TLS_PEERS_FILES: Warning, false, "certificates", "Новые файлы сертификатов для серверов не приняты";
     TLS_CLIENTS_REVOCATION_LISTS: Alarm, false, "certificates", "Список отозванных сертификатов клиентов просрочен: новые подключения не принимаются";
     TLS_PEERS_REVOCATION_LISTS: Alarm, false, "certificates", "Список отозванных сертификатов серверов просрочен: новые подключения не принимаются";
+    TLS_CLIENTS_REVOCATION_ENDS: Warning, false, "certificates", "Список отозванных сертификатов клиентов скоро истекает";
+    TLS_PEERS_REVOCATION_ENDS: Warning, false, "certificates", "Список отозванных сертификатов серверов скоро истекает";
     TLS_CLIENTS_CERTIFICATE: Warning, false, "certificates", "Сертификат сервера для клиентов скоро истекает";
     TLS_PEERS_CERTIFICATE: Warning, false, "certificates", "Сертификат сервера для связи с другими скоро истекает";
+    // Integration channels (R-I1).
+    CONNECTOR_FAILS: Warning, false, "connector-fails", "Программа обмена с внешней системой завершается снова и снова: запросы этой системе ждут";
     // The node's own records.
     SECURITY_LOG: Alarm, false, "security-log", "Журнал событий безопасности не записывается: чтение персональных данных не выполняется";
 }

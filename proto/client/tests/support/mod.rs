@@ -208,6 +208,14 @@ pub fn status(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "текст", details)
 }
 
+/// As [`status`], of a node that asks for patience.
+pub fn later(reason: &str, pause: Duration) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, metadata::ERROR_DOMAIN, [("node".to_owned(), "1".to_owned())]);
+    details.set_retry_info(Some(pause));
+    Status::with_error_details(Code::Unavailable, "текст", details)
+}
+
 /// What a node answers to a request id older than it remembers.
 pub fn expired() -> Status {
     let mut details = ErrorDetails::new();
@@ -282,6 +290,12 @@ impl CaseService for Fake {
         &self,
         _: Request<v1::AdvanceCaseRequest>,
     ) -> Result<Response<v1::AdvanceCaseResponse>, Status> {
+        unused()
+    }
+    async fn take_over_case(
+        &self,
+        _: Request<v1::TakeOverCaseRequest>,
+    ) -> Result<Response<v1::TakeOverCaseResponse>, Status> {
         unused()
     }
     async fn get_case(
@@ -365,6 +379,24 @@ impl ClusterService for Fake {
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         unused()
     }
+    async fn add_member(
+        &self,
+        _: Request<v1::AddMemberRequest>,
+    ) -> Result<Response<v1::AddMemberResponse>, Status> {
+        unused()
+    }
+    async fn promote_member(
+        &self,
+        _: Request<v1::PromoteMemberRequest>,
+    ) -> Result<Response<v1::PromoteMemberResponse>, Status> {
+        unused()
+    }
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        unused()
+    }
     async fn show_entity(
         &self,
         _: Request<v1::ShowEntityRequest>,
@@ -393,6 +425,12 @@ impl ClusterService for Fake {
         &self,
         _: Request<v1::GetDigestsRequest>,
     ) -> Result<Response<v1::GetDigestsResponse>, Status> {
+        unused()
+    }
+    async fn list_system_events(
+        &self,
+        _: Request<v1::ListSystemEventsRequest>,
+    ) -> Result<Response<v1::ListSystemEventsResponse>, Status> {
         unused()
     }
     type WatchNoticesStream = BoxStream<v1::WatchNoticesResponse>;

@@ -3,12 +3,21 @@
 //! - `measure failover [N]`: SIGKILL of the leader under 16 writers, N times (20): time to the next acknowledged write.
 //! - `measure transfer [N]`: leadership handed over N times (20) under 16 writers: what they feel of it.
 //! - `measure rolling [N]`: every node stopped, started and ready again in turn, N rounds (2).
+//! - `measure mains [N]`: mains lost at one machine N times (10): time to the notice at a workstation of another.
+//! - `measure replace [N]`: a member's machine replaced by a new one N times (5): added, sent a copy of the database,
+//!   promoted, the old one taken out.
 //! - `measure residency [CASES]`: memory that resident idle case actors take (100,000).
 //! - `measure restart [CASES]`: time until a node with so many cases on disk is ready (1,000,000).
+//! - `measure boards [WATCHERS]`: 500 commits a second in one office without boards and with so many on one node (1,000).
+//! - `measure timers [TIMERS]`: commands and restarts without pending timers and with so many (1,000,000).
 //!
-//! `residency` and `restart` write through the public interface and take as long as that takes: see `docs/performance.md`.
+//! `residency`, `restart` and `timers` write through the public interface and take as long as that takes: see `docs/performance.md`.
 
+mod boards;
+mod figures;
+mod mains;
 mod service;
+mod timers;
 
 use okno_client::{Call, Client};
 use okno_tests::cluster::Cluster;
@@ -23,6 +32,8 @@ use std::time::{Duration, Instant};
 const WRITERS: usize = 16;
 const TRIES: usize = 20;
 const ROUNDS: usize = 2;
+const LOSSES: usize = 10;
+const REPLACEMENTS: usize = 5;
 /// A try without an acknowledged write within this has failed.
 const NEXT_WRITE_WITHIN: Duration = Duration::from_secs(30);
 /// Writes between two tries: everybody is back and at work.
@@ -43,8 +54,12 @@ fn main() -> ExitCode {
         "failover" => runtime.block_on(tries(small(number, TRIES))),
         "transfer" => runtime.block_on(service::transfers(small(number, TRIES))),
         "rolling" => runtime.block_on(service::rolling(small(number, ROUNDS))),
+        "mains" => runtime.block_on(mains::losses(small(number, LOSSES))),
+        "replace" => runtime.block_on(service::replacements(small(number, REPLACEMENTS))),
         "residency" => runtime.block_on(residency(number.unwrap_or(100_000))),
         "restart" => runtime.block_on(restart(number.unwrap_or(1_000_000))),
+        "boards" => runtime.block_on(boards::boards(small(number, 1_000))),
+        "timers" => runtime.block_on(timers::timers(number.unwrap_or(1_000_000))),
         _ => return usage(&format!("{what:?} is no measurement")),
     };
     println!("{measured:#}");
@@ -57,7 +72,8 @@ fn small(number: Option<u64>, default: usize) -> usize {
 
 fn usage(problem: &str) -> ExitCode {
     eprintln!(
-        "measure: {problem}\nusage: measure failover [N] | transfer [N] | rolling [N] | residency [CASES] | restart [CASES]"
+        "measure: {problem}\nusage: measure failover [N] | transfer [N] | rolling [N] | replace [N] | mains [N] | \
+         residency [CASES] | restart [CASES] | boards [WATCHERS] | timers [TIMERS]"
     );
     ExitCode::from(2)
 }
@@ -173,6 +189,11 @@ fn clients(cluster: &Cluster) -> Vec<Client> {
 
 /// Opens cases with many calls under way; returns their ids.
 async fn open_cases(clients: &[Client], count: u64, from: u32) -> Vec<String> {
+    open_cases_of(clients, count, from, |_| people::SERVICE.to_owned()).await
+}
+
+/// As [`open_cases`], of a service that goes by the visitor's number.
+async fn open_cases_of(clients: &[Client], count: u64, from: u32, service: fn(u32) -> String) -> Vec<String> {
     let next = Arc::new(AtomicU64::new(0));
     let openers = (0..OPENERS).map(|n| {
         let (client, next) = (clients[n % clients.len()].clone(), Arc::clone(&next));
@@ -184,7 +205,9 @@ async fn open_cases(clients: &[Client], count: u64, from: u32) -> Vec<String> {
                     return opened;
                 }
                 let visitor = from.wrapping_add(u32::try_from(number).unwrap_or(0));
-                opened.push(write(&client, desk::open(people::BUSY_OFFICE, visitor)).await.case_id);
+                let mut request = desk::open(people::BUSY_OFFICE, visitor);
+                request.service = service(visitor);
+                opened.push(write(&client, request).await.case_id);
                 if number % 100_000 == 99_999 {
                     eprintln!("{} cases", number + 1);
                 }

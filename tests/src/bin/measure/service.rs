@@ -1,14 +1,18 @@
-//! What clients feel of planned work on a cluster: leadership handed over, every node restarted in turn. The writers use
+//! What clients feel of planned work on a cluster: leadership handed over, every node restarted in turn, machines replaced. The writers use
 //! the client library as applications do, so what it hides is hidden here too.
 
 use okno_client::v1 as proto;
 use okno_tests::cluster::Cluster;
 use okno_tests::load::Load;
+use okno_tests::members::oknoctl;
+use okno_tests::plan::Plan;
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 16;
 /// Writes between two events: everybody is back and at work.
 const WRITES_BETWEEN: usize = 500;
+/// Ids of machines that come in the place of others.
+const FIRST_NEW: u64 = 11;
 /// A window without an acknowledged write after it has failed.
 const NEXT_WRITE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -49,6 +53,40 @@ pub async fn rolling(rounds: usize) -> serde_json::Value {
         }
     }
     finish("rolling", cluster, load, windows).await
+}
+
+/// Puts a new machine in the place of a member, the leader's among them, `count` times. The log is short, so that each new
+/// one is sent a copy of the database. The clients are given the addresses of all machines beforehand.
+pub async fn replacements(count: usize) -> serde_json::Value {
+    let plan = Plan::default().setting("raft", "keep_log_for", "1s").setting("raft", "keep_log_entries", 100);
+    let mut cluster = Cluster::prepare_as(&plan);
+    cluster.start_all();
+    cluster.wait_ready().await;
+    cluster.fill().await;
+    let founders = cluster.ids();
+    let new = (0..).map(|n| FIRST_NEW + n).take(count);
+    for node in new.clone() {
+        cluster.make_joiner(node);
+    }
+    let load = Load::start(&cluster, WRITERS);
+    load.progress(WRITES_BETWEEN).await;
+    let mut windows = Vec::new();
+    for (node, old) in new.clone().zip(founders.into_iter().chain(new)) {
+        load.progress(WRITES_BETWEEN).await;
+        let (from, to, address) = (old.to_string(), node.to_string(), cluster.entry(node).peers.to_string());
+        let begun = Instant::now();
+        cluster.start_node(node);
+        let replaced =
+            oknoctl(&cluster, &["member", "replace", &from, "--with", &to, "--address", &address]).await;
+        assert_eq!(replaced.code, 0, "{replaced:?}");
+        load.first_write_after(Instant::now(), NEXT_WRITE_WITHIN).await;
+        windows.push((begun, Instant::now()));
+        cluster.wait_closed(old, NEXT_WRITE_WITHIN).await;
+        cluster.terminate(old).await;
+        cluster.retire(old);
+        cluster.wait_installed(node, NEXT_WRITE_WITHIN).await;
+    }
+    finish("replace", cluster, load, windows).await
 }
 
 /// Checks that nothing was lost, and says what the windows cost.

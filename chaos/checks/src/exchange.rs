@@ -1,0 +1,550 @@
+//! What must hold of channels and those who ask through them, judged commit by commit: a request is answered once, its
+//! message is in exactly one state until then, a delivery counts only with the newest token, bytes are kept as they came,
+//! a letter that comes again is known (`docs/channels.md`).
+//!
+//! As in [`crate::hall`] the words and the picture of every message are the judge's own.
+
+use crate::{invariants::Invariant, survive::Breach};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Breaches kept: the first ones tell.
+const BREACHES_MAX: usize = 32;
+
+/// Generation, term, sequence: the greater is the newer.
+pub type Token = (u64, u64, u64);
+pub type Digest = [u8; 32];
+
+/// Where a message is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stand {
+    Ready,
+    Delayed,
+    Out {
+        token: Token,
+        connector: String,
+    },
+    /// Waits for other channels.
+    Asking,
+    Dead,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub id: String,
+    pub sequence: u64,
+    pub body: Digest,
+    pub stand: Stand,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    Accepted,
+    HandedOut,
+    Failed,
+    Unheard,
+    Buried,
+    Progressed,
+    Asked,
+    SubAnswered,
+    Withdrawn,
+}
+
+/// What a request of a case has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    Planned,
+    Sent,
+    /// With this outcome.
+    Closed(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    Moved {
+        channel: String,
+        message: Message,
+        what: Move,
+    },
+    /// A dead letter is tried again.
+    Redriven {
+        channel: String,
+        message: Message,
+    },
+    /// Whoever asked is answered.
+    Ended {
+        channel: String,
+        id: String,
+        outcome: String,
+        body: Option<Digest>,
+    },
+    /// A letter from outside, as it is now.
+    Letter {
+        channel: String,
+        number: u64,
+        outside_id: String,
+        body: Digest,
+    },
+    LettersForgotten {
+        channel: String,
+        numbers: Vec<u64>,
+    },
+    /// A request of a case, as it is now.
+    Request {
+        id: String,
+        state: Asked,
+        answer: Option<Digest>,
+    },
+    /// A case has taken a letter.
+    CaseLetter {
+        case: String,
+        channel: String,
+        number: u64,
+        body: Digest,
+    },
+}
+
+/// What a connector said of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub id: String,
+    pub token: Token,
+    pub said: Said,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Complete(Option<Digest>),
+    Reject(Option<Digest>),
+    Fail,
+    Progress,
+    Ask,
+}
+
+/// What led to a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Cause {
+    #[default]
+    Other,
+    /// A connector's call.
+    Exchange { connector: String, verdicts: Vec<Verdict> },
+    /// The clocks of these deliveries ran out.
+    Lapse(Vec<(String, Token)>),
+    /// A connector brought letters: outside id and body.
+    Receive(Vec<(String, Digest)>),
+}
+
+/// What one node's store held in the end.
+#[derive(Debug, Clone, Default)]
+pub struct Held {
+    pub node: u64,
+    /// By channel.
+    pub messages: Vec<(String, Message)>,
+    /// Requests of cases by message id.
+    pub requests: Vec<(String, Asked)>,
+    /// Bodies: what it is, what its digest must be, and what was read back (`None`: nothing).
+    pub bodies: Vec<(String, Digest, Option<Digest>)>,
+}
+
+/// Facts that were judged, for reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub asked: u64,
+    pub answered: u64,
+    pub handed: u64,
+    pub lapsed: u64,
+    pub buried: u64,
+    pub old_tokens: u64,
+    pub letters: u64,
+    pub letters_again: u64,
+    pub bodies: u64,
+}
+
+impl Facts {
+    pub fn add(&mut self, other: &Self) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.handed += other.handed;
+        self.lapsed += other.lapsed;
+        self.buried += other.buried;
+        self.old_tokens += other.old_tokens;
+        self.letters += other.letters;
+        self.letters_again += other.letters_again;
+        self.bodies += other.bodies;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    /// By id.
+    messages: BTreeMap<String, Message>,
+    /// Outcomes of those that left.
+    ended: BTreeMap<String, String>,
+    newest: Token,
+    /// By outside id.
+    letters: BTreeMap<String, (u64, Digest)>,
+    /// Every letter by number.
+    bodies: BTreeMap<u64, Digest>,
+    /// Every outside id and number that ever went together.
+    named: BTreeSet<(String, u64)>,
+}
+
+#[derive(Debug)]
+struct Request {
+    state: Asked,
+}
+
+/// The judge of all channels of a run.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    channels: BTreeMap<String, Channel>,
+    requests: BTreeMap<String, Request>,
+    case_letters: BTreeSet<(String, u64)>,
+    /// Verdicts that counted: (id, token), of those that end a delivery.
+    settled: BTreeSet<(String, Token)>,
+    /// What was handed out: (id, token).
+    handed: BTreeSet<(String, Token)>,
+    facts: Facts,
+    breaches: Vec<Breach>,
+}
+
+impl Exchange {
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// What broke since the last time it was asked.
+    pub fn take_breaches(&mut self) -> Vec<Breach> {
+        std::mem::take(&mut self.breaches)
+    }
+
+    fn breach(&mut self, id: Invariant, text: String) {
+        if self.breaches.len() < BREACHES_MAX {
+            self.breaches.push((id, text));
+        }
+    }
+
+    /// One commit.
+    pub fn committed(&mut self, cause: &Cause, all: Vec<Happened>) {
+        for what in all {
+            match what {
+                Happened::Moved { channel, message, what } => self.moved(&channel, message, what, cause),
+                Happened::Redriven { channel, message } => self.redriven(&channel, message),
+                Happened::Ended { channel, id, outcome, body } => {
+                    self.ended(&channel, id, outcome, body, cause);
+                }
+                Happened::Letter { channel, number, outside_id, body } => {
+                    self.letter(&channel, number, outside_id, body, cause);
+                }
+                Happened::LettersForgotten { channel, numbers } => {
+                    let known = &mut self.channels.entry(channel).or_default().letters;
+                    known.retain(|_, (number, _)| !numbers.contains(number));
+                }
+                Happened::Request { id, state, answer } => self.request(id, state, answer),
+                Happened::CaseLetter { case, channel, number, body } => {
+                    let known = self.channels.get(&channel).and_then(|own| own.bodies.get(&number)).copied();
+                    if known != Some(body) || !self.case_letters.insert((channel.clone(), number)) {
+                        let text = format!("case {case} takes letter {number} of {channel} again or another");
+                        self.breach(Invariant::LetterOnce, text);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever holds the message may give it back now: what did they say, with its token? Of several verdicts in one call
+    /// that name it any may be the one that counted.
+    fn allowed(&self, stand: Option<&Stand>, id: &str, cause: &Cause) -> Result<Vec<Said>, String> {
+        let Some(Stand::Out { token, connector }) = stand else { return Ok(Vec::new()) };
+        match cause {
+            Cause::Exchange { connector: by, verdicts } => {
+                let own = verdicts.iter().filter(|verdict| verdict.id == id);
+                let said: Vec<Said> = own
+                    .clone()
+                    .filter(|verdict| verdict.token == *token)
+                    .map(|verdict| verdict.said.clone())
+                    .collect();
+                if by == connector && !said.is_empty() {
+                    return Ok(said);
+                }
+                let own: Vec<_> = own.collect();
+                Err(format!("{by} says {own:?} of {id}, which {connector} holds with {token:?}"))
+            }
+            Cause::Lapse(lapsed) if lapsed.iter().any(|(own, of)| own == id && of == token) => Ok(Vec::new()),
+            Cause::Lapse(_) | Cause::Receive(_) | Cause::Other => {
+                Err(format!("{id}, which {connector} holds with {token:?}, is taken away by {cause:?}"))
+            }
+        }
+    }
+
+    fn moved(&mut self, channel: &str, message: Message, what: Move, cause: &Cause) {
+        let id = message.id.clone();
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        let before = own.messages.get(&id).cloned();
+        let (gone, newest) = (own.ended.contains_key(&id), own.newest);
+        if what == Move::Accepted {
+            if before.is_some() || gone {
+                self.breach(Invariant::AnsweredOnce, format!("{channel} takes {id} again"));
+            }
+        } else {
+            match &before {
+                None => {
+                    let text = format!("{what:?} happened to {id}, which {channel} does not have");
+                    self.breach(Invariant::AnsweredOnce, text);
+                }
+                Some(before) => {
+                    let same = before.sequence == message.sequence && before.body == message.body;
+                    if !same || !follows(&before.stand, what, &message.stand) {
+                        let text = format!("{what:?} took {before:?} to {message:?}");
+                        self.breach(Invariant::AnsweredOnce, text);
+                    }
+                }
+            }
+        }
+        let leaves =
+            matches!(what, Move::Failed | Move::Unheard | Move::Buried | Move::Asked | Move::Progressed);
+        if leaves && let Err(text) = self.allowed(before.as_ref().map(|m| &m.stand), &id, cause) {
+            self.breach(Invariant::TokenNewest, text);
+        }
+        if let (Move::HandedOut, Stand::Out { token, connector }) = (what, &message.stand) {
+            self.facts.handed += 1;
+            let by = matches!(cause, Cause::Exchange { connector: by, .. } if by == connector);
+            if *token <= newest || !by {
+                let text =
+                    format!("{id} is handed out with {token:?} to {connector}; the newest is {newest:?}");
+                self.breach(Invariant::TokenNewest, text);
+            }
+            self.handed.insert((id.clone(), *token));
+        }
+        match what {
+            Move::Unheard => self.facts.lapsed += 1,
+            Move::Buried => self.facts.buried += 1,
+            _ => {}
+        }
+        if leaves && what != Move::Progressed {
+            self.settle(before.as_ref(), &id);
+        }
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        if let Stand::Out { token, .. } = &message.stand {
+            own.newest = own.newest.max(*token);
+        }
+        own.messages.insert(id, message);
+    }
+
+    /// The delivery is over.
+    fn settle(&mut self, before: Option<&Message>, id: &str) {
+        let Some(Stand::Out { token, .. }) = before.map(|message| &message.stand) else { return };
+        if !self.settled.insert((id.to_owned(), *token)) {
+            self.breach(Invariant::TokenNewest, format!("the delivery {token:?} of {id} ended twice"));
+        }
+    }
+
+    fn redriven(&mut self, channel: &str, message: Message) {
+        let id = message.id.clone();
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        let before = own.messages.insert(id.clone(), message.clone());
+        let fine = before.as_ref().is_some_and(|before| {
+            before.stand == Stand::Dead
+                && before.sequence < message.sequence
+                && before.body == message.body
+                && message.stand == Stand::Ready
+        });
+        if !fine {
+            let text = format!("{id} is tried again as {message:?} and was {before:?}");
+            self.breach(Invariant::AnsweredOnce, text);
+        }
+    }
+
+    fn ended(&mut self, channel: &str, id: String, outcome: String, body: Option<Digest>, cause: &Cause) {
+        self.facts.answered += 1;
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        let before = own.messages.remove(&id);
+        let again = own.ended.insert(id.clone(), outcome.clone());
+        if before.is_none() || again.is_some() {
+            let text =
+                format!("{channel} ends {id} as {outcome}; it was {before:?}, and ended {again:?} before");
+            self.breach(Invariant::AnsweredOnce, text);
+        }
+        let said = match self.allowed(before.as_ref().map(|message| &message.stand), &id, cause) {
+            Ok(said) => said,
+            Err(text) => return self.breach(Invariant::TokenNewest, text),
+        };
+        // Only who holds it answers it, and with what was said.
+        let answers = |one: &Said| match (outcome.as_str(), one) {
+            ("answered", Said::Complete(sent)) | ("rejected", Said::Reject(sent)) => Some(*sent),
+            _ => None,
+        };
+        let sent: Vec<_> = said.iter().filter_map(answers).collect();
+        let as_said = !matches!(outcome.as_str(), "answered" | "rejected") || !sent.is_empty();
+        if as_said && !sent.is_empty() && !sent.contains(&body) {
+            self.breach(Invariant::BodiesKept, format!("the answer to {id} is not kept as it came"));
+        }
+        if !as_said {
+            self.breach(Invariant::TokenNewest, format!("{id} is {outcome}, and was said to be {said:?}"));
+        }
+        self.settle(before.as_ref(), &id);
+    }
+
+    fn letter(&mut self, channel: &str, number: u64, outside_id: String, body: Digest, cause: &Cause) {
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        let known = own.letters.get(&outside_id).copied();
+        match known {
+            Some((first, sum)) => {
+                if (first, sum) != (number, body) {
+                    let text = format!("letter {outside_id} of {channel} is {first} and {number}");
+                    self.breach(Invariant::LetterOnce, text);
+                }
+            }
+            None => {
+                let brought = matches!(
+                    cause,
+                    Cause::Receive(letters) if letters.contains(&(outside_id.clone(), body))
+                );
+                own.letters.insert(outside_id.clone(), (number, body));
+                own.named.insert((outside_id.clone(), number));
+                let twice = own.bodies.insert(number, body).is_some();
+                self.facts.letters += 1;
+                if !brought {
+                    let text = format!("letter {outside_id} of {channel} is not as it was brought");
+                    self.breach(Invariant::BodiesKept, text);
+                }
+                if twice {
+                    self.breach(Invariant::LetterOnce, format!("{channel} gives the number {number} twice"));
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, id: String, state: Asked, answer: Option<Digest>) {
+        let before = self.requests.get(&id).map(|request| request.state.clone());
+        let fine = match (&before, &state) {
+            (None, Asked::Planned | Asked::Sent)
+            | (Some(Asked::Planned), Asked::Sent | Asked::Planned)
+            | (Some(Asked::Sent), Asked::Sent | Asked::Closed(_)) => true,
+            // One whose turn never came.
+            (Some(Asked::Planned), Asked::Closed(outcome)) => outcome == "withdrawn",
+            _ => false,
+        };
+        if !fine {
+            let text = format!("request {id} went from {before:?} to {state:?}");
+            self.breach(Invariant::AnsweredOnce, text);
+        }
+        if before.is_none() {
+            self.facts.asked += 1;
+        }
+        if let (Some(Asked::Sent), Asked::Closed(outcome)) = (&before, &state) {
+            let ended = self.channels.values().find_map(|channel| channel.ended.get(&id));
+            // What a channel did not take it never ended.
+            let same = match ended {
+                Some(ended) => ended == outcome,
+                None => outcome == "refused",
+            };
+            if !same {
+                let text = format!("case was told {outcome} of {id}, which ended as {ended:?}");
+                self.breach(Invariant::AnsweredOnce, text);
+            }
+        }
+        self.facts.bodies += u64::from(answer.is_some());
+        self.requests.insert(id, Request { state });
+    }
+
+    /// A connector was told what came of its verdict.
+    pub fn told(&mut self, verdict: &Verdict, reason: &str) {
+        let (id, token) = (&verdict.id, verdict.token);
+        if !reason.is_empty() {
+            self.facts.old_tokens += u64::from(reason == "DELIVERY_LOST");
+            return;
+        }
+        let counted = match verdict.said {
+            Said::Progress => self.handed.contains(&(id.clone(), token)),
+            Said::Complete(_) | Said::Reject(_) | Said::Fail | Said::Ask => {
+                self.settled.contains(&(id.clone(), token))
+            }
+        };
+        if !counted {
+            let text = format!("{:?} of {id} with {token:?} was told to count", verdict.said);
+            self.breach(Invariant::TokenNewest, text);
+        }
+    }
+
+    /// A connector was handed a message.
+    pub fn told_handed(&mut self, id: &str, token: Token) {
+        if !self.handed.contains(&(id.to_owned(), token)) {
+            let text = format!("{id} was handed out with {token:?}, which no commit says");
+            self.breach(Invariant::TokenNewest, text);
+        }
+    }
+
+    /// A connector was told the number of its letter.
+    pub fn told_letter(&mut self, channel: &str, outside_id: &str, number: u64, again: bool) {
+        self.facts.letters_again += u64::from(again);
+        let own = self.channels.get(channel);
+        // One that was forgotten since may have been told all the same.
+        let fine = own.is_some_and(|own| own.named.contains(&(outside_id.to_owned(), number)));
+        if !fine {
+            let text = format!("letter {outside_id} of {channel} was told to be {number}, and is not");
+            self.breach(Invariant::LetterOnce, text);
+        }
+    }
+
+    /// What a node's store holds when everything has come to rest.
+    pub fn held(&mut self, held: &Held) {
+        let node = held.node;
+        let mut broken = Vec::new();
+        let found: BTreeMap<_, _> =
+            held.messages.iter().map(|(channel, message)| ((channel, &message.id), message)).collect();
+        let own: BTreeMap<_, _> = self
+            .channels
+            .iter()
+            .flat_map(|(code, channel)| channel.messages.iter().map(move |(id, own)| ((code, id), own)))
+            .collect();
+        if found != own {
+            let odd = own.iter().find(|(key, message)| found.get(*key) != Some(*message));
+            let odd = odd.or_else(|| found.iter().find(|(key, _)| !own.contains_key(*key)));
+            broken.push((Invariant::AnsweredOnce, format!("node {node}: not as it was left: {odd:?}")));
+        }
+        for (id, state) in &held.requests {
+            match (state, self.requests.get(id).map(|request| &request.state)) {
+                (Asked::Sent, _) => {
+                    let text = format!("node {node}: request {id} was never answered");
+                    broken.push((Invariant::AnsweredOnce, text));
+                }
+                (found, Some(own)) if found == own => {}
+                (found, own) => {
+                    let text = format!("node {node}: request {id} is {found:?} and should be {own:?}");
+                    broken.push((Invariant::AnsweredOnce, text));
+                }
+            }
+        }
+        let missing = self.requests.len().saturating_sub(held.requests.len());
+        if missing > 0 {
+            broken.push((Invariant::AnsweredOnce, format!("node {node}: {missing} requests are not there")));
+        }
+        for (what, expected, found) in &held.bodies {
+            if found.as_ref() != Some(expected) {
+                broken.push((Invariant::BodiesKept, format!("node {node}: {what} is not as it was kept")));
+            }
+        }
+        self.facts.bodies += held.bodies.len() as u64;
+        for (id, text) in broken {
+            self.breach(id, text);
+        }
+    }
+}
+
+/// May this come of that?
+fn follows(before: &Stand, what: Move, after: &Stand) -> bool {
+    use Stand::{Asking, Dead, Delayed, Out, Ready};
+    match (what, before, after) {
+        (Move::HandedOut, Ready | Delayed, Out { .. })
+        | (Move::Failed, Out { .. }, Delayed)
+        | (Move::Unheard, Out { .. }, Ready)
+        | (Move::Buried, Out { .. }, Dead)
+        | (Move::Asked, Out { .. }, Asking)
+        | (Move::SubAnswered, Asking, Asking | Ready) => true,
+        (Move::Progressed, Out { .. }, _) | (Move::Withdrawn, Out { .. } | Asking, _) => before == after,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

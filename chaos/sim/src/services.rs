@@ -1,0 +1,532 @@
+//! Halls and channels, judged while a run goes on: what commits say happened, what callers were told, and in the end what
+//! the stores hold, in the words of `okno-checks`. Nothing is worked out here but which call led to which commit.
+
+use crate::clients::{hall::StationSeen, places, translate};
+use okno_checks::{
+    exchange::{self, Asked, Cause, Digest, Exchange},
+    hall::{self, Hall, Rules},
+    history::TicketName,
+    invariants::Invariant,
+    survive::Breach,
+};
+use okno_domain::{
+    case::{self, Case, ExchangeState},
+    channel::{self, Channel, MessageState},
+    entity::{EntityRef, Kind, Principal, Row},
+    exchange::{BodyRef, sha256},
+    queue::{self, BookingState, Queue, TicketState},
+    registry::{AnyCommand, AnyReply},
+    rows,
+    time::MINUTE_MS,
+};
+use okno_runtime::{
+    call::CallResult,
+    codec::{self, CodecError, What},
+    load::load_state,
+    work::{entity_key, entity_ref},
+};
+use okno_storage::{
+    commit::{Commit, Record},
+    error::StorageError,
+    state::StateView,
+};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Who asked what.
+#[derive(Debug, Clone)]
+struct Request {
+    principal: Principal,
+    target: EntityRef,
+    command: AnyCommand,
+}
+
+/// What was judged of halls and channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub hall: hall::Facts,
+    pub exchange: exchange::Facts,
+}
+
+/// The judges of a run's hall and channels.
+#[derive(Debug, Default)]
+pub struct Services {
+    hall: Option<(&'static str, Hall)>,
+    exchange: Option<Exchange>,
+    requests: BTreeMap<Uuid, Request>,
+    /// Requests that moved an entity, and where.
+    done: BTreeMap<Uuid, u64>,
+    breaches: Vec<Breach>,
+}
+
+impl Services {
+    /// `None`: the run has neither.
+    pub fn new(hall: Option<&'static str>, exchange: bool) -> Option<Self> {
+        let rules = Rules {
+            fairness_ms: i64::from(places::FAIRNESS_MINUTES) * MINUTE_MS,
+            windows: places::windows(),
+        };
+        (hall.is_some() || exchange).then(|| Self {
+            hall: hall.map(|office| (office, Hall::new(rules))),
+            exchange: exchange.then(Exchange::default),
+            ..Self::default()
+        })
+    }
+
+    /// A call sets out.
+    pub fn asked(&mut self, id: Uuid, principal: &Principal, target: &EntityRef, command: &AnyCommand) {
+        let request =
+            || Request { principal: principal.clone(), target: target.clone(), command: command.clone() };
+        self.requests.entry(id).or_insert_with(request);
+    }
+
+    /// What broke since the last time it was asked.
+    pub fn take_breaches(&mut self) -> Vec<Breach> {
+        let mut all = std::mem::take(&mut self.breaches);
+        all.extend(self.hall.iter_mut().flat_map(|(_, hall)| hall.take_breaches()));
+        all.extend(self.exchange.iter_mut().flat_map(Exchange::take_breaches));
+        all
+    }
+
+    /// What was judged, for people.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            hall: self.hall.as_ref().map(|(_, hall)| hall.facts()).unwrap_or_default(),
+            exchange: self.exchange.as_ref().map(Exchange::facts).unwrap_or_default(),
+        }
+    }
+
+    /// A commit applied, on the first node that came so far.
+    pub fn committed(&mut self, index: u64, commit: &Commit, time_ms: i64) {
+        let Some(this) = entity_ref(&commit.entity).filter(|_| !commit.events.is_empty()) else { return };
+        let request = commit.replies.first().map(|reply| reply.request.key.id);
+        let known = request.and_then(|id| self.requests.get(&id)).cloned();
+        if let (Some(id), Some(_)) = (request, &known)
+            && let Some(before) = self.done.insert(id, index)
+        {
+            let text = format!("request {id} moved {this} at {before} and at {index}");
+            self.breaches.push((Invariant::OnceARequest, text));
+        }
+        let judged = match this.kind {
+            Kind::Queue => self.queue(&this, commit, known.as_ref(), time_ms),
+            Kind::Channel => self.channel(&this, commit, known.as_ref()),
+            Kind::Case => self.case(&this, commit),
+            Kind::Catalogue | Kind::Directory => Ok(()),
+        };
+        if let Err(error) = judged {
+            let text = format!("entry {index} of {this} cannot be read: {error}");
+            self.breaches.push((Invariant::SameState, text));
+        }
+    }
+
+    fn queue(
+        &mut self,
+        this: &EntityRef,
+        commit: &Commit,
+        request: Option<&Request>,
+        time_ms: i64,
+    ) -> Result<(), CodecError> {
+        let Some((_, judge)) = self.hall.as_mut().filter(|(office, _)| *office == this.id) else {
+            return Ok(());
+        };
+        let numbered = match request.map(|request| &request.command) {
+            Some(AnyCommand::Queue(queue::Command::CallNumber { ticket, .. })) => Some(ticket),
+            _ => None,
+        };
+        for event in events::<queue::Event>(Kind::Queue, commit)? {
+            let what = match event {
+                queue::Event::Moved(moved) => hall::Happened::Moved {
+                    by_number: numbered == Some(&moved.ticket.ticket),
+                    ticket: ticket(&moved.ticket),
+                    what: hall_move(moved.what),
+                },
+                queue::Event::Swept { tickets } => {
+                    hall::Happened::Swept(tickets.iter().map(translate::ticket_name).collect())
+                }
+                queue::Event::WindowChanged(desk) => hall::Happened::Window(window(&desk)),
+                queue::Event::BookingChanged(booking) => hall::Happened::Slot(slot(&booking)),
+                queue::Event::Cleared { parts } => hall::Happened::SlotsForgotten(
+                    parts
+                        .iter()
+                        .filter_map(|part| part.strip_prefix("booking:"))
+                        .map(str::to_owned)
+                        .collect(),
+                ),
+                _ => continue,
+            };
+            judge.happened(time_ms, what);
+        }
+        Ok(())
+    }
+
+    fn channel(
+        &mut self,
+        this: &EntityRef,
+        commit: &Commit,
+        request: Option<&Request>,
+    ) -> Result<(), CodecError> {
+        let Some(judge) = &mut self.exchange else { return Ok(()) };
+        let code = || this.id.clone();
+        let mut all = Vec::new();
+        for event in events::<channel::Event>(Kind::Channel, commit)? {
+            all.push(match event {
+                channel::Event::Moved { message: own, why } => exchange::Happened::Moved {
+                    channel: code(),
+                    message: message(&own),
+                    what: channel_move(why),
+                },
+                channel::Event::Redriven { message: own, .. } => {
+                    exchange::Happened::Redriven { channel: code(), message: message(&own) }
+                }
+                channel::Event::Ended(ended) => exchange::Happened::Ended {
+                    channel: code(),
+                    id: ended.id,
+                    outcome: ended.outcome.name().to_owned(),
+                    body: ended.body.map(|body| body.sha256),
+                },
+                channel::Event::LetterMoved { letter } => exchange::Happened::Letter {
+                    channel: code(),
+                    number: letter.number,
+                    outside_id: letter.outside_id.clone(),
+                    body: letter.body.sha256,
+                },
+                channel::Event::LettersForgotten { numbers, .. } => {
+                    exchange::Happened::LettersForgotten { channel: code(), numbers }
+                }
+                channel::Event::Configured { .. }
+                | channel::Event::BodiesForgotten { .. }
+                | channel::Event::Steered { .. }
+                | channel::Event::Accounted(_) => continue,
+            });
+        }
+        judge.committed(&request.map_or(Cause::Other, cause), all);
+        Ok(())
+    }
+
+    fn case(&mut self, this: &EntityRef, commit: &Commit) -> Result<(), CodecError> {
+        let Some(judge) = &mut self.exchange else { return Ok(()) };
+        let mut all = Vec::new();
+        for event in events::<case::Event>(Kind::Case, commit)? {
+            match event {
+                case::Event::Asked(dealt) | case::Event::Exchanged(dealt) => {
+                    all.extend(dealt.exchanges.iter().map(|own| exchange::Happened::Request {
+                        id: own.id.clone(),
+                        state: asked(&own.state),
+                        answer: own.answer.as_ref().map(|body| body.sha256),
+                    }));
+                }
+                case::Event::LetterTaken(letter) => all.push(exchange::Happened::CaseLetter {
+                    case: this.id.clone(),
+                    channel: letter.channel.clone(),
+                    number: letter.letter.number,
+                    body: letter.letter.body.sha256,
+                }),
+                _ => {}
+            }
+        }
+        judge.committed(&Cause::Other, all);
+        Ok(())
+    }
+
+    /// Somebody was answered, perhaps long after they had given up.
+    pub fn answered(&mut self, id: Uuid, result: &CallResult) {
+        let Some(Request { command, target, .. }) = self.requests.get(&id) else { return };
+        match (result, command) {
+            (CallResult::Done { reply: AnyReply::Queue(reply), .. }, _) => {
+                if let (Some((_, judge)), Some(told)) = (&mut self.hall, reply.ticket()) {
+                    judge.told(&translate::ticket_name(&told.ticket), told.revision);
+                }
+            }
+            (CallResult::Done { reply: AnyReply::Channel(reply), .. }, AnyCommand::Channel(command)) => {
+                if let Some(judge) = &mut self.exchange {
+                    told(judge, &target.id, command, reply);
+                }
+            }
+            // The one verdict of a call that brought nothing else.
+            (
+                CallResult::Refused(refusal),
+                AnyCommand::Channel(channel::Command::Exchange { verdicts, .. }),
+            ) => {
+                if let (Some(judge), [verdict]) = (&mut self.exchange, verdicts.as_slice()) {
+                    judge.told(&said(verdict), &refusal.reason);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What a node's store holds when everything has come to rest. `cases`: those that may have been opened.
+    pub fn held<'a>(
+        &mut self,
+        node: u64,
+        view: &StateView,
+        time_ms: i64,
+        cases: impl Iterator<Item = &'a str>,
+    ) -> Result<(), StorageError> {
+        if let Some((office, judge)) = &mut self.hall {
+            let queue = load_state::<Queue>(view, &places::queue(office))?;
+            judge.held(
+                &queue.map_or_else(hall::Held::default, |queue| held_queue(node, &queue.state)),
+                time_ms,
+            );
+        }
+        if let Some(judge) = &mut self.exchange {
+            judge.held(&held_channels(node, view, cases)?);
+        }
+        Ok(())
+    }
+
+    /// Do the windows know which workstations live? Those they should and do not are named.
+    pub fn unheard_of<'a>(&self, stations: impl Iterator<Item = StationSeen> + 'a) -> Vec<StationSeen> {
+        let Some((_, judge)) = &self.hall else { return Vec::new() };
+        let known = |station: &StationSeen| {
+            let window = judge.window_now(station.window);
+            match station.lives {
+                true => window.is_some_and(|window| window.leased && window.unattended.is_none()),
+                false => window.is_none_or(|window| !window.leased),
+            }
+        };
+        stations.filter(|station| !known(station)).collect()
+    }
+}
+
+/// Is nothing left to do in the channels: no message, no letter on its way, no request without an answer?
+pub fn channels_rest<'a>(
+    view: &StateView,
+    cases: impl Iterator<Item = &'a str>,
+) -> Result<bool, StorageError> {
+    for code in places::CHANNELS {
+        let Some(read) = load_state::<Channel>(view, &places::channel(code))? else { continue };
+        let routing = |letter: &channel::Inbox| matches!(letter.state, channel::LetterState::Routing { .. });
+        let letters = !read.state.letters().any(routing);
+        if read.state.messages().next().is_some() || !letters {
+            return Ok(false);
+        }
+    }
+    for id in cases {
+        let case = load_state::<Case>(view, &EntityRef { kind: Kind::Case, id: id.to_owned() })?;
+        let open = |own: &case::Exchange| matches!(own.state, ExchangeState::Sent { .. });
+        if case.is_some_and(|case| case.state.exchanges().any(open)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn events<E: DeserializeOwned>(kind: Kind, commit: &Commit) -> Result<Vec<E>, CodecError> {
+    commit.events.iter().map(|record| codec::decode(What::Event(kind), record)).collect()
+}
+
+fn told(judge: &mut Exchange, code: &str, command: &channel::Command, reply: &channel::Reply) {
+    match (command, reply) {
+        (channel::Command::Exchange { verdicts, .. }, channel::Reply::Exchanged(exchanged)) => {
+            for (verdict, settled) in verdicts.iter().zip(&exchanged.results) {
+                judge.told(&said(verdict), &settled.reason);
+            }
+            for message in &exchanged.handed {
+                if let MessageState::Out { token: own, .. } = message.state {
+                    judge.told_handed(&message.id, token(own));
+                }
+            }
+        }
+        (channel::Command::Receive { .. }, channel::Reply::Received { results }) => {
+            for received in results.iter().filter(|received| received.reason.is_empty()) {
+                judge.told_letter(code, &received.outside_id, received.number, received.duplicate);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn cause(request: &Request) -> Cause {
+    match &request.command {
+        AnyCommand::Channel(channel::Command::Exchange { verdicts, .. }) => Cause::Exchange {
+            connector: request.principal.id.clone(),
+            verdicts: verdicts.iter().map(said).collect(),
+        },
+        AnyCommand::Channel(channel::Command::Lapse { lapsed }) => {
+            Cause::Lapse(lapsed.iter().map(|lapsed| (lapsed.id.clone(), token(lapsed.token))).collect())
+        }
+        AnyCommand::Channel(channel::Command::Receive { letters }) => Cause::Receive(
+            letters.iter().map(|letter| (letter.outside_id.clone(), letter.body.sha256())).collect(),
+        ),
+        _ => Cause::Other,
+    }
+}
+
+fn token(token: channel::Token) -> exchange::Token {
+    (token.generation, token.term, token.sequence)
+}
+
+fn said(verdict: &channel::Verdict) -> exchange::Verdict {
+    let said = match &verdict.said {
+        channel::Said::Complete { body, .. } => {
+            exchange::Said::Complete(body.as_ref().map(|body| body.sha256()))
+        }
+        channel::Said::Reject { body, .. } => exchange::Said::Reject(body.as_ref().map(|body| body.sha256())),
+        channel::Said::Fail { .. } => exchange::Said::Fail,
+        channel::Said::Progress { .. } => exchange::Said::Progress,
+        channel::Said::Ask { .. } => exchange::Said::Ask,
+    };
+    exchange::Verdict { id: verdict.id.clone(), token: token(verdict.token), said }
+}
+
+fn message(own: &channel::Outgoing) -> exchange::Message {
+    exchange::Message {
+        id: own.id.clone(),
+        sequence: own.sequence,
+        body: own.body.sha256,
+        stand: match &own.state {
+            MessageState::Ready => exchange::Stand::Ready,
+            MessageState::Delayed { .. } => exchange::Stand::Delayed,
+            MessageState::Out { token: of, connector, .. } => {
+                exchange::Stand::Out { token: token(*of), connector: connector.clone() }
+            }
+            MessageState::Asking => exchange::Stand::Asking,
+            MessageState::Dead { .. } => exchange::Stand::Dead,
+        },
+    }
+}
+
+const fn channel_move(what: channel::Move) -> exchange::Move {
+    match what {
+        channel::Move::Accepted => exchange::Move::Accepted,
+        channel::Move::HandedOut => exchange::Move::HandedOut,
+        channel::Move::Failed => exchange::Move::Failed,
+        channel::Move::Unheard => exchange::Move::Unheard,
+        channel::Move::Buried => exchange::Move::Buried,
+        channel::Move::Progressed => exchange::Move::Progressed,
+        channel::Move::Asked => exchange::Move::Asked,
+        channel::Move::SubAnswered => exchange::Move::SubAnswered,
+        channel::Move::Withdrawn => exchange::Move::Withdrawn,
+    }
+}
+
+fn asked(state: &ExchangeState) -> Asked {
+    match state {
+        ExchangeState::Planned => Asked::Planned,
+        ExchangeState::Sent { .. } => Asked::Sent,
+        ExchangeState::Closed { outcome, .. } => Asked::Closed(outcome.name().to_owned()),
+    }
+}
+
+fn ticket(own: &queue::Ticket) -> hall::Ticket {
+    hall::Ticket {
+        name: translate::ticket_name(&own.ticket),
+        group: own.group,
+        since_ms: own.wait_from_ms,
+        bound: own.bound.clone(),
+        at_head: own.at_head,
+        revision: own.revision,
+        stand: match &own.state {
+            TicketState::Waiting => hall::Stand::Waiting,
+            TicketState::Called { window, .. } => hall::Stand::Called(window.clone()),
+            TicketState::InService { window, .. } => hall::Stand::InService(window.clone()),
+            TicketState::PutOff { until_ms } => hall::Stand::PutOff { until_ms: *until_ms },
+            TicketState::Finished { .. } | TicketState::Closed { .. } => hall::Stand::Ended,
+        },
+    }
+}
+
+const fn hall_move(what: queue::Move) -> hall::Move {
+    match what {
+        queue::Move::Taken => hall::Move::Taken,
+        queue::Move::Called => hall::Move::Called,
+        queue::Move::CalledAgain => hall::Move::CalledAgain,
+        queue::Move::Begun => hall::Move::Begun,
+        queue::Move::PutOff => hall::Move::PutOff,
+        queue::Move::CameBack => hall::Move::CameBack,
+        queue::Move::Redirected => hall::Move::Redirected,
+        queue::Move::Bound => hall::Move::Bound,
+        queue::Move::Returned => hall::Move::Returned,
+        queue::Move::ReturnedToHead => hall::Move::ReturnedToHead,
+        queue::Move::Finished => hall::Move::Finished,
+        queue::Move::DidNotCome => hall::Move::DidNotCome,
+        queue::Move::Left => hall::Move::Left,
+        queue::Move::DayOver => hall::Move::DayOver,
+        queue::Move::CaseLinked => hall::Move::CaseLinked,
+    }
+}
+
+fn window(desk: &queue::Desk) -> hall::Window {
+    hall::Window {
+        number: desk.window.clone(),
+        unattended: desk.unattended.map(|left| hall::Unattended { until_ms: left.until_ms, over: left.over }),
+        leased: desk.leased,
+    }
+}
+
+fn slot(booking: &queue::Booking) -> hall::Slot {
+    hall::Slot {
+        booking: format!("{}:{}", booking.booking.day, booking.booking.code),
+        service: booking.service.clone(),
+        slot_ms: booking.slot_ms,
+        stand: match &booking.state {
+            BookingState::Booked => hall::SlotStand::Booked,
+            BookingState::Cancelled { .. } => hall::SlotStand::Cancelled,
+            BookingState::Came { ticket, .. } => hall::SlotStand::Came(translate::ticket_name(ticket)),
+            BookingState::Lapsed { .. } => hall::SlotStand::Lapsed,
+        },
+    }
+}
+
+fn held_queue(node: u64, queue: &Queue) -> hall::Held {
+    let order: Vec<TicketName> =
+        queue.in_order().into_iter().map(|own| translate::ticket_name(&own.ticket)).collect();
+    hall::Held {
+        node,
+        tickets: queue.all_tickets().map(ticket).collect(),
+        order,
+        day: queue.day().map_or(0, translate::day),
+        windows: queue.desks().map(window).collect(),
+    }
+}
+
+fn held_channels<'a>(
+    node: u64,
+    view: &StateView,
+    cases: impl Iterator<Item = &'a str>,
+) -> Result<exchange::Held, StorageError> {
+    let mut held = exchange::Held { node, ..exchange::Held::default() };
+    let mut body = |what: String, body: &BodyRef| -> Result<(), StorageError> {
+        held.bodies.push((what, body.sha256, read_back(view, body)?));
+        Ok(())
+    };
+    for code in places::CHANNELS {
+        let Some(read) = load_state::<Channel>(view, &places::channel(code))? else { continue };
+        held.messages.extend(read.state.messages().map(|own| (code.to_owned(), message(own))));
+        // What a case has taken it keeps, or lets go when its year is over.
+        for letter in read.state.letters() {
+            if !matches!(letter.state, channel::LetterState::Taken { .. }) {
+                body(format!("letter {} of {code}", letter.number), &letter.body)?;
+            }
+        }
+    }
+    for id in cases {
+        let this = EntityRef { kind: Kind::Case, id: id.to_owned() };
+        let Some(case) = load_state::<Case>(view, &this)? else { continue };
+        for own in case.state.exchanges() {
+            held.requests.push((own.id.clone(), asked(&own.state)));
+            if !own.forgotten {
+                body(format!("request {}", own.id), &own.body)?;
+                if let Some(answer) = &own.answer {
+                    body(format!("the answer to {}", own.id), answer)?;
+                }
+            }
+        }
+        for letter in case.state.letters().filter(|letter| !letter.forgotten) {
+            body(format!("letter {} of case {id}", letter.number), &letter.letter.body)?;
+        }
+    }
+    Ok(held)
+}
+
+/// The digest of what is kept under a reference.
+fn read_back(view: &StateView, body: &BodyRef) -> Result<Option<Digest>, StorageError> {
+    let Ok(holder) = entity_key(&body.holder) else { return Ok(None) };
+    let Row { table, key } = rows::body(body.number);
+    let record: Option<Record> = view.row(table.number(), &key, &holder)?.flatten();
+    // What does not carry its own hash is as good as nothing.
+    Ok(record.and_then(|record| codec::kept(&record).ok()).map(|bytes| sha256(&bytes)))
+}
