@@ -14,10 +14,12 @@ python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3
 # The tests of alert rules call promtool, which Debian packs with Prometheus itself.
 have promtool || missing="$missing prometheus"
 # bindgen loads libclang at build time to read RocksDB's headers.
+# libclang-cpp, which other packages bring with them, is another library.
 libclang=""
-for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so* \
-    "${LIBCLANG_PATH:-/nonexistent}"/libclang*.so*; do
-    if [ -e "$file" ]; then libclang="$file"; fi
+for folder in /usr/lib/llvm-*/lib /usr/lib/*-linux-gnu* /usr/lib64 /usr/lib "${LIBCLANG_PATH:-/nonexistent}"; do
+    for file in "$folder"/libclang.so* "$folder"/libclang-[0-9]*.so*; do
+        if [ -e "$file" ]; then libclang="$file"; fi
+    done
 done
 [ -n "$libclang" ] || missing="$missing libclang-dev"
 # `setup.sh drills`: what the drills on networks, disks and clocks call. Without it they are reported as skipped.
