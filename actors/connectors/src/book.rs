@@ -8,7 +8,7 @@
 
 use crate::message::{BODY_BYTES_MAX, Verdict};
 use okno_client::v1;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Verdicts of one call.
 const ITEMS_MAX: usize = 64;
@@ -77,6 +77,17 @@ impl<J> Book<J> {
 
     pub fn jobs(&mut self) -> impl Iterator<Item = (&String, &mut Job<J>)> {
         self.jobs.iter_mut()
+    }
+
+    /// Deliveries that are its own as far as it knows: worked on, or with a verdict nobody has answered.
+    pub fn held(&self) -> Vec<v1::DeliveryName> {
+        let jobs = self.jobs.iter().map(|(id, job)| (id, &job.token));
+        let said = self.under_way.iter().flat_map(|(_, said)| said).chain(&self.unsaid);
+        let said = said.map(|one| (&one.verdict.message_id, &one.verdict.token));
+        let held: BTreeSet<_> = jobs.chain(said).collect();
+        held.into_iter()
+            .map(|(id, token)| v1::DeliveryName { message_id: id.clone(), token: token.clone() })
+            .collect()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -268,6 +279,8 @@ mod tests {
         assert_eq!((first.verdicts.len(), first.take_messages), (2, 1), "a report sets nobody free");
         assert!(book.finished("a", "1.1.1", Verdict::reject("no")));
         assert!(book.settle(frame(), true).is_none(), "one call at a time");
+        let held: Vec<_> = book.held().into_iter().map(|name| name.message_id).collect();
+        assert_eq!(held, ["a", "b", "c"], "with a verdict that waits, one that is under way, and none");
         let again = book.settle_again().expect("its end is not known");
         assert_eq!(again.meta.as_ref().map(|meta| (meta.request_id.as_str(), meta.attempt)), Some(("r", 2)));
         assert_eq!(again.verdicts, first.verdicts);
@@ -283,7 +296,7 @@ mod tests {
         assert!(book.settled(&results(&[""])).is_empty());
         assert!(!book.is_idle(), "c is worked on");
         assert_eq!(book.lost("c", "1.1.1"), Some(2));
-        assert!(book.is_idle());
+        assert!(book.is_idle() && book.held().is_empty());
     }
 
     #[test]

@@ -60,10 +60,13 @@ impl Job {
 /// Serves one stream to its end.
 pub(crate) async fn serve<H: Handler>(life: &mut Life<H>) -> Ended {
     let (up, outbound) = mpsc::channel(UP_MAX);
+    let held = life.book.held();
     let hello = v1::ConnectorHello {
         channel: life.setup.channel.clone(),
         instance: life.setup.instance.clone(),
         software: life.setup.software.clone(),
+        // With more than it may name it says nothing: what it does not have comes back when its time is up.
+        holds: (held.len() <= NAMED_MAX).then_some(v1::DeliveriesHeld { deliveries: held }),
     };
     let broken = |served: bool, reason: &str| Ended::Broken { served, reason: reason.to_owned() };
     if up.try_send(request(Up::Hello(hello))).is_err() {
@@ -286,7 +289,7 @@ impl Session {
             self.send(Up::Settle(settle))?;
         }
         if !self.acknowledged.is_empty() {
-            let count = self.acknowledged.len().min(ACKNOWLEDGED_MAX);
+            let count = self.acknowledged.len().min(NAMED_MAX);
             let deliveries: Vec<v1::DeliveryName> = self.acknowledged.drain(..count).collect();
             for (id, job) in life.book.jobs() {
                 job.heard |= deliveries.iter().any(|name| name.message_id == *id && name.token == job.token);
@@ -376,8 +379,8 @@ impl Session {
 
 /// Why a delivery is to be given up although it still counts.
 const WITHDRAWN: &str = "WITHDRAWN";
-/// Deliveries of one acknowledgement.
-const ACKNOWLEDGED_MAX: usize = 64;
+/// Deliveries that one message names.
+const NAMED_MAX: usize = 64;
 
 /// Never, where there is no moment.
 async fn at(moment: Option<Moment>) {

@@ -47,7 +47,7 @@ const WINDOWS: usize = 30;
 const WAITING: usize = 5_000;
 const TAKEN: usize = 5_990;
 const BATCH: usize = 64;
-/// The bounds.
+/// What it must keep to.
 const ACTOR_TIME_MAX: Duration = Duration::from_millis(5);
 const COMMIT_BYTES_MAX: usize = 8 * 1024;
 

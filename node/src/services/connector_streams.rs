@@ -79,6 +79,10 @@ pub async fn attach(
     let head = desk
         .own_channel(&hello.channel, &connector)
         .inspect_err(|failure| desk.record_denial(&context, failure.reason()))?;
+    if let Some(holds) = hello.holds {
+        let holds = wire::delivered_from(holds.deliveries)?;
+        desk.resume(&connector, &hello.channel, &instance, holds).await;
+    }
     let place =
         desk.traffic.attach(&hello.channel, &connector, &instance, &wire::software_from(&hello.software));
     let (down, received) = mpsc::channel(QUEUE_MAX);
@@ -88,6 +92,7 @@ pub async fn attach(
         context,
         connector,
         channel: hello.channel,
+        instance,
         place,
         down,
         credit: Arc::default(),
@@ -157,6 +162,7 @@ struct Session {
     language: Language,
     connector: String,
     channel: String,
+    instance: String,
     place: Place,
     down: mpsc::Sender<Result<v1::AttachConnectorResponse, Status>>,
     /// How long silence is borne, and how long one response may wait to be taken.
@@ -273,6 +279,7 @@ impl Session {
 
     fn begin_taking(&self) -> Taking {
         let (desk, connector, channel) = (self.desk.clone(), self.connector.clone(), self.channel.clone());
+        let instance = self.instance.clone();
         let (credit, bytes) = (self.credit.clone(), self.credit_bytes.clone());
         let most = UNDER_WAY_MAX.saturating_sub(u32::try_from(self.held.len()).unwrap_or(u32::MAX));
         Box::pin(async move {
@@ -280,7 +287,7 @@ impl Session {
                 messages: u16::try_from(credit.load(Ordering::Relaxed).min(most)).unwrap_or(u16::MAX),
                 bytes: bytes.load(Ordering::Relaxed),
             };
-            match desk.take(&connector, &channel, want, (None, None)).await {
+            match desk.take((&connector, &instance), &channel, want, (None, None)).await {
                 // A leader that changes, a bound that is reached: the stream is none the worse for it.
                 Err(Failure::NotApplied { .. } | Failure::Unknown { .. }) => {
                     tokio::time::sleep(TAKE_AGAIN).await;
@@ -371,7 +378,8 @@ impl Session {
             ));
         }
         let meta = message.meta.take();
-        let request = WriteRequest::of_method(&self.context, SETTLE, meta, &message)?;
+        let mut request = WriteRequest::of_method(&self.context, SETTLE, meta, &message)?;
+        request.workstation.clone_from(&self.instance);
         let mut take = wire::take_from(message.take_messages, message.take_bytes)?;
         let wanted = u32::from(take.messages);
         let ending = message.verdicts.iter().filter(|verdict| ends(verdict));

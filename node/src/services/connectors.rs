@@ -130,9 +130,10 @@ impl Connectors for ConnectorCalls {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::PullMessagesRequest| async move {
             let (connector, _permit) = desk.connector_call(&context)?;
             let meta = message.meta.take();
-            let request = WriteRequest::of(&context, meta, &message)?;
+            let mut request = WriteRequest::of(&context, meta, &message)?;
             wire::channel_ref(&message.channel)?;
-            wire::instance_from(&message.instance)?;
+            let instance = wire::instance_from(&message.instance)?;
+            request.workstation.clone_from(&instance);
             let take = wire::take_from(message.messages.max(1), message.bytes)?;
             let channel = message.channel;
             if desk.own_channel(&channel, &connector).is_err() {
@@ -143,7 +144,7 @@ impl Connectors for ConnectorCalls {
             let latest = context.deadline.checked_sub(PULL_LEAD).unwrap_or(context.deadline);
             let until = (Instant::now() + wait).min(latest);
             let named = (Some(request), Some(until));
-            let Some(handed) = desk.take(&connector, &channel, || take, named).await? else {
+            let Some(handed) = desk.take((&connector, &instance), &channel, || take, named).await? else {
                 let head = desk.own_channel(&channel, &connector)?;
                 let state = Some(wire::state(&head, None));
                 return Ok(v1::PullMessagesResponse { deliveries: Vec::new(), state, meta: None });
@@ -186,8 +187,8 @@ impl Connectors for ConnectorCalls {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::SettleMessagesRequest| async move {
             let (connector, _permit) = desk.connector_call(&context)?;
             let meta = message.meta.take();
-            let request = WriteRequest::of(&context, meta, &message)?;
-            wire::instance_from(&message.instance)?;
+            let mut request = WriteRequest::of(&context, meta, &message)?;
+            request.workstation = wire::instance_from(&message.instance)?;
             let take = wire::take_from(message.take_messages, message.take_bytes)?;
             let verdicts = wire::verdicts_from(message.verdicts)?;
             let (handed, meta) = desk.exchange(&context, request, &message.channel, (verdicts, take)).await?;

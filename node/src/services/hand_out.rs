@@ -367,7 +367,7 @@ impl Desk {
     /// one; what is taken later has none the caller could ask for it by, and comes back if the answer is lost.
     pub async fn take(
         &self,
-        connector: &str,
+        (connector, instance): (&str, &str),
         channel: &str,
         want: impl Fn() -> Take,
         (mut named, until): (Option<WriteRequest>, Option<Instant>),
@@ -394,7 +394,8 @@ impl Desk {
                             // It said goodbye while it stood here: what is there is for the next in line.
                             return Ok(None);
                         }
-                        let handed = self.exchange_own(connector, channel, (want, named.take())).await?;
+                        let handed =
+                            self.exchange_own((connector, instance), channel, (want, named.take())).await?;
                         // So that the next in line looks at what this one left, and bodies are there.
                         self.wait_for_own(handed.index).await?;
                         if !handed.exchanged.handed.is_empty() {
@@ -422,7 +423,7 @@ impl Desk {
     /// A hand-out alone.
     async fn exchange_own(
         &self,
-        connector: &str,
+        (connector, instance): (&str, &str),
         channel: &str,
         (take, named): (Take, Option<WriteRequest>),
     ) -> Result<HandedOut, Failure> {
@@ -433,7 +434,7 @@ impl Desk {
         };
         let call = Call {
             principal: Principal { kind: "connector".into(), id: connector.to_owned() },
-            workstation: String::new(),
+            workstation: instance.to_owned(),
             request_id,
             attempt,
             hash,
@@ -497,6 +498,13 @@ impl Desk {
         told.ok_or_else(|| {
             Failure::not_applied("NO_LEADER", Duration::from_millis(200), "nobody keeps leases at the moment")
         })
+    }
+
+    /// Says what a process has that attaches again: what else went to it is not waited for.
+    pub async fn resume(&self, connector: &str, channel: &str, instance: &str, holds: Vec<Delivered>) {
+        let (channel, connector, instance) = (channel.into(), connector.into(), instance.into());
+        // If nobody hears it, the time of what is lost runs out by itself.
+        let _told = self.ask_leader(Ask::Resumed { channel, connector, instance, holds }).await;
     }
 
     /// Says that the way to whoever has these is lost.

@@ -181,6 +181,30 @@ async fn a_token_of_before_stays_good_under_a_new_leader_for_one_full_lease() {
 }
 
 #[tokio::test]
+async fn what_a_connector_no_longer_has_when_it_comes_back_is_not_waited_for() {
+    // Their full time would be a minute, and a new leader grants it anew.
+    let mut world = World::start(&Policy { ack_ms: 60_000, ..Policy::default() }).await;
+    let cases = all((0..2).map(|_| world.case_that_asks("extract"))).await;
+    let desk = world.connector("egrn-1");
+    let mut stream = Raw::attach(&desk, "forgets", 2).await;
+    let (kept, lost) = (stream.delivery().await, stream.delivery().await);
+    for delivery in [&kept, &lost] {
+        assert!(desk.call(acknowledge(delivery)).await.unwrap().refused.is_empty());
+    }
+    let leader = world.cluster.leader().await;
+    world.cluster.kill(leader);
+    drop(stream);
+    let mut stream = Raw::resume(&desk, "forgets", 1, &[&kept]).await;
+    let again = stream.delivery().await;
+    assert_eq!((again.message_id.as_str(), again.delivery), (lost.message_id.as_str(), 2));
+    assert_eq!(desk.call(settle(vec![complete(&lost, b"")])).await.unwrap_err().reason(), "DELIVERY_LOST");
+    desk.call(settle(vec![complete(&kept, b"kept"), complete(&again, b"again")])).await.unwrap();
+    for (case, _) in &cases {
+        world.ended(case, "answered").await;
+    }
+}
+
+#[tokio::test]
 async fn a_connector_that_is_told_to_end_settles_what_it_has() {
     let world = World::start(&Policy::default()).await;
     let good = Good::start(&world.connector("egrn-1"), "ends", |message| {

@@ -6,7 +6,7 @@ use super::{
     Token, policy, types::TAKE_MAX,
 };
 use crate::{
-    entity::{Context, Decision, EntityRef, Kind, Refusal, Send, TimerChange},
+    entity::{Context, Decision, EntityRef, Kind, Origin, Refusal, Send, TimerChange},
     exchange::{BodyRef, ChannelAnswer, Content, LINE_MAX, OTHERS_MAX, Outcome},
     message::Message,
     refusal::{CALL_FULL, CHANNEL_UNKNOWN, refuse},
@@ -256,8 +256,8 @@ impl<'a> Turn<'a> {
         letter
     }
 
-    /// Hands out what is next, as far as order, pace, breaker and slots let it.
-    pub fn hand_out(&mut self, take: Take, connector: &str) -> Handed {
+    /// Hands out what is next, as far as order, pace, breaker and slots let it. A connector's process is its workstation.
+    pub fn hand_out(&mut self, take: Take, to: &Origin) -> Handed {
         let mut handed = Handed::default();
         if take.messages == 0 || self.channel.root.mode == super::Mode::Paused {
             return handed;
@@ -302,7 +302,12 @@ impl<'a> Turn<'a> {
             self.last_token += 1;
             let fence = self.context.fence;
             let token = Token { generation: fence.generation, term: fence.term, sequence: self.last_token };
-            let state = MessageState::Out { token, connector: connector.to_owned(), since_ms: self.now_ms };
+            let state = MessageState::Out {
+                token,
+                connector: to.principal.id.clone(),
+                instance: to.workstation.clone(),
+                since_ms: self.now_ms,
+            };
             let deliveries = message.deliveries.saturating_add(1);
             let message = self.put(
                 Outgoing { state, deliveries, progress: 0, ..message.as_ref().clone() },

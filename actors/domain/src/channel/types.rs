@@ -260,8 +260,8 @@ pub enum MessageState {
     Ready,
     /// Is tried again not before this.
     Delayed { until_ms: i64 },
-    /// A connector has it.
-    Out { token: Token, connector: String, since_ms: i64 },
+    /// A connector has it; `instance`: which of its processes, as the process calls itself.
+    Out { token: Token, connector: String, instance: String, since_ms: i64 },
     /// Other channels have been asked.
     Asking,
     /// A dead letter: waits for a person. The reason is the message's `failure`.

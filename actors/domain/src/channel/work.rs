@@ -71,7 +71,7 @@ impl Channel {
                 reason: judged.err().map(|refusal| refusal.reason).unwrap_or_default(),
             });
         }
-        let handed = turn.hand_out(take, &context.origin.principal.id);
+        let handed = turn.hand_out(take, context.origin);
         let reply = Exchanged {
             results,
             handed: handed.messages,

@@ -198,7 +198,12 @@ fn no_call_makes_more_than_a_commit_holds() {
 #[test]
 fn answers_of_others_fit_a_commit_however_many_move() {
     let token = |n| Token { generation: 1, term: 1, sequence: n };
-    let out = |n| MessageState::Out { token: token(n), connector: "one".into(), since_ms: 0 };
+    let out = |n| MessageState::Out {
+        token: token(n),
+        connector: "one".into(),
+        instance: String::new(),
+        since_ms: 0,
+    };
     let of = |attempts: u32| Settings {
         parallel: 1_024,
         depth: 100_000,

@@ -316,9 +316,10 @@ impl Keeper {
             return Told::NotLeading;
         };
         let current = match &ask {
-            Ask::Acknowledge { channel, .. } | Ask::Lost { channel, .. } | Ask::Holds { channel, .. } => {
-                blocking(|| self.catch_up(term, channel))
-            }
+            Ask::Acknowledge { channel, .. }
+            | Ask::Lost { channel, .. }
+            | Ask::Resumed { channel, .. }
+            | Ask::Holds { channel, .. } => blocking(|| self.catch_up(term, channel)),
             Ask::Present { .. } | Ask::Attached { .. } => Ok(()),
         };
         if let Err(error) = current {
@@ -345,6 +346,11 @@ impl Keeper {
                 for Delivered { id, token } in &deliveries {
                     state.leases.lost(&channel, &connector, (id, *token), gone, now_ms);
                 }
+                Told::Done
+            }
+            Ask::Resumed { channel, connector, instance, holds } => {
+                let holds: Vec<_> = holds.iter().map(|held| (held.id.as_str(), held.token)).collect();
+                state.leases.resumed(&channel, (&connector, &instance), &holds, now_ms);
                 Told::Done
             }
             Ask::Holds { channel, connector, delivery: Delivered { id, token } } => {

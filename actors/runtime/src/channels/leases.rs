@@ -29,10 +29,11 @@ struct Lease {
     sequence: u64,
     token: Token,
     connector: String,
+    instance: String,
     phase: Phase,
     /// Monotonic, milliseconds.
     until_ms: u64,
-    /// Its connector has said goodbye and left it.
+    /// Its connector has said goodbye and left it, or came back without it.
     gone: bool,
 }
 
@@ -122,8 +123,10 @@ impl Leases {
         let watched = self.channels.get_mut(code).ok_or(MESSAGE_UNKNOWN.code)?;
         let until_ms = now_ms + watched.work_ms;
         let lease = watched.held(connector, id, token)?;
-        if lease.phase == Phase::Delivered {
+        // What a process was thought to have lost it may get by asking again what became of its call.
+        if lease.phase == Phase::Delivered || lease.gone {
             lease.phase = Phase::Working;
+            lease.gone = false;
             lease.until_ms = until_ms;
         }
         Ok(())
@@ -143,6 +146,25 @@ impl Leases {
         if gone || lease.phase == Phase::Delivered {
             lease.gone |= gone;
             lease.until_ms = lease.until_ms.min(now_ms);
+        }
+    }
+
+    /// A process that attaches again has these and no others: what else went to it never arrived, or was lost with what it
+    /// knew, and is not waited for. A new leader cannot tell such a delivery from one that is worked on.
+    pub fn resumed(
+        &mut self,
+        code: &str,
+        (connector, instance): (&str, &str),
+        holds: &[(&str, Token)],
+        now_ms: u64,
+    ) {
+        let Some(watched) = self.channels.get_mut(code) else { return };
+        for (id, lease) in &mut watched.leases {
+            let own = lease.connector == connector && lease.instance == instance;
+            if own && !holds.contains(&(id.as_str(), lease.token)) {
+                lease.gone = true;
+                lease.until_ms = lease.until_ms.min(now_ms);
+            }
         }
     }
 
@@ -187,12 +209,13 @@ impl Watched {
     }
 
     fn grant(&mut self, message: &Outgoing, phase: Phase, now_ms: u64) {
-        let MessageState::Out { token, connector, .. } = &message.state else { return };
+        let MessageState::Out { token, connector, instance, .. } = &message.state else { return };
         let span = if phase == Phase::Working { self.work_ms } else { self.ack_ms };
         let lease = Lease {
             sequence: message.sequence,
             token: *token,
             connector: connector.clone(),
+            instance: instance.clone(),
             phase,
             until_ms: now_ms + span,
             gone: false,
@@ -272,7 +295,15 @@ mod tests {
     }
 
     fn out(sequence: u64, of: u64) -> Arc<Outgoing> {
-        message(sequence, MessageState::Out { token: token(of), connector: "one".into(), since_ms: 0 })
+        message(
+            sequence,
+            MessageState::Out {
+                token: token(of),
+                connector: "one".into(),
+                instance: "a".into(),
+                since_ms: 0,
+            },
+        )
     }
 
     fn moved(message: Arc<Outgoing>, why: Move) -> Event {
@@ -359,6 +390,27 @@ mod tests {
         assert!(due(&mut leases, 11).is_empty(), "not its own");
         leases.lost("egrn", "one", ("m2", token(2)), true, 12);
         assert_eq!(due(&mut leases, 12), [("m2".to_owned(), Lapse::Gone)]);
+    }
+
+    #[test]
+    fn what_a_process_does_not_have_when_it_comes_back_is_not_waited_for() {
+        // As a new leader finds them; the third went to another process with the same certificate.
+        let of_b =
+            MessageState::Out { token: token(3), connector: "one".into(), instance: "b".into(), since_ms: 0 };
+        let mut leases = leases(&[out(1, 1), out(2, 2), message(3, of_b)], Phase::Working);
+        // Of the second it has an older delivery, which is none.
+        leases.resumed("egrn", ("one", "a"), &[("m1", token(1)), ("m2", token(1))], 10);
+        leases.resumed("egrn", ("two", "b"), &[], 10);
+        assert_eq!(due(&mut leases, 10), [("m2".to_owned(), Lapse::Gone)]);
+        // It asked again what became of its last call, and was told of the second.
+        leases.resumed("egrn", ("one", "a"), &[("m1", token(1))], 15);
+        assert_eq!(leases.acknowledge("egrn", "one", ("m2", token(2)), 15), Ok(()));
+        assert!(due(&mut leases, 10 + LAPSE_AGAIN_MS).is_empty());
+        // One that was handed out just now, and may be on its way to a stream that is gone.
+        leases.moved("egrn", 8, &[moved(out(4, 4), Move::HandedOut)], 20);
+        leases.resumed("egrn", ("one", "a"), &[("m1", token(1))], 20);
+        assert_eq!(due(&mut leases, 20), [("m4".to_owned(), Lapse::Unheard)], "no attempt was made");
+        assert_eq!(due(&mut leases, 15 + WORK).len(), 4, "the rest has its full time");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Ask {
     Acknowledge { channel: String, connector: String, deliveries: Vec<Delivered> },
     /// The way to whoever these went to is lost; `gone`: it will not come back for them.
     Lost { channel: String, connector: String, deliveries: Vec<Delivered>, gone: bool },
+    /// A process of a connector attaches, and has these deliveries and no others.
+    Resumed { channel: String, connector: String, instance: String, holds: Vec<Delivered> },
     /// Does the connector hold this message?
     Holds { channel: String, connector: String, delivery: Delivered },
     /// All sessions of a node.

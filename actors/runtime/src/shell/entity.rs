@@ -5,7 +5,7 @@ use crate::{
     cell::{AnyCell, CellEnv, CellInput},
     shard::Input,
 };
-use actix::{Actor, ActorContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message};
 use std::sync::Arc;
 
 /// Places in the mailbox. The shard never has more deliveries out than an entity's bounds allow, so a mailbox of
@@ -21,9 +21,16 @@ pub struct EntityActor {
 
 impl Actor for EntityActor {
     type Context = Context<Self>;
+}
 
-    fn started(&mut self, context: &mut Self::Context) {
-        context.set_mailbox_capacity(MAILBOX);
+impl EntityActor {
+    /// Starts it with its mailbox as large as it will be: what waited for the load is delivered in the very turn that
+    /// starts it, and actix's own sixteen places would be full before `started` ran.
+    pub fn launch(self) -> Addr<Self> {
+        Self::create(|context| {
+            context.set_mailbox_capacity(MAILBOX);
+            self
+        })
     }
 }
 

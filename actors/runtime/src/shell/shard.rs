@@ -258,7 +258,7 @@ impl ShardActor {
             Ok(Loaded::Cell(cell)) => {
                 let (env, inbox) = (Arc::clone(&self.start.env), Arc::clone(&self.inbox));
                 let actor = EntityActor { activation, cell, env, inbox };
-                self.actors.insert(activation, actor.start());
+                self.actors.insert(activation, actor.launch());
                 LoadedAs::Ready
             }
             Ok(Loaded::Quarantined(reason)) => LoadedAs::Quarantined(reason),

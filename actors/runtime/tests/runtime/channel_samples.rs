@@ -218,7 +218,8 @@ pub fn own(to: &mut impl Samples) {
         body: Some(body.clone()),
         attempts: 1,
     };
-    let out = MessageState::Out { token, connector: "egrn-1".into(), since_ms: AT_MS };
+    let out =
+        MessageState::Out { token, connector: "egrn-1".into(), instance: "host-7".into(), since_ms: AT_MS };
     for event in [
         Event::Moved { message: message(MessageState::Ready), why: Move::Accepted },
         Event::Moved { message: message(out), why: Move::HandedOut },
@@ -302,7 +303,12 @@ pub fn own(to: &mut impl Samples) {
             reason: "DELIVERY_LOST".into(),
             withdrawn: false,
         }],
-        handed: vec![message(MessageState::Out { token, connector: "egrn-1".into(), since_ms: AT_MS })],
+        handed: vec![message(MessageState::Out {
+            token,
+            connector: "egrn-1".into(),
+            instance: "host-7".into(),
+            since_ms: AT_MS,
+        })],
         again_ms: Some(AT_MS),
         ack_ms: 5_000,
         work_ms: 300_000,

@@ -48,6 +48,20 @@ async fn a_panic_is_one_entitys_trouble() {
     world.stop().await;
 }
 
+/// After a change of leadership everybody comes at once, and no actor is loaded: what waits for the load is all delivered when
+/// the actor starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_entity_takes_as_many_calls_at_once_as_it_may() {
+    let world = World::new();
+    let most = ShardSettings::default().entity_calls_max;
+    let (target, puts) = (probe("-cold"), (0..most).map(|n| format!("put p{n} 1")).collect::<Vec<_>>());
+    for answer in futures::future::join_all(puts.iter().map(|put| world.run(&target, put))).await {
+        assert!(matches!(answer, CallResult::Done { .. }), "{answer:?}");
+    }
+    assert_eq!(applied::<Probe>(&world.log.reader, "probe-cold").parts.len(), most);
+    world.stop().await;
+}
+
 /// Rule 13: after repeated panics a replicated row closes the entity, its messages and timers park, and an
 /// administrator's release opens it again.
 #[tokio::test(flavor = "multi_thread")]

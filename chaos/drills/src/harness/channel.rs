@@ -158,11 +158,28 @@ impl Raw {
     }
 
     pub async fn try_attach(desk: &Desk, instance: &str, credit: u32) -> Result<Self, CallError> {
+        Self::try_resume(desk, instance, credit, None).await
+    }
+
+    /// Attaches, and says what it has of before.
+    pub async fn resume(desk: &Desk, instance: &str, credit: u32, has: &[&proto::Delivery]) -> Self {
+        let deliveries = has.iter().map(|delivery| name(delivery)).collect();
+        let holds = Some(proto::DeliveriesHeld { deliveries });
+        Self::try_resume(desk, instance, credit, holds).await.expect("attached")
+    }
+
+    async fn try_resume(
+        desk: &Desk,
+        instance: &str,
+        credit: u32,
+        holds: Option<proto::DeliveriesHeld>,
+    ) -> Result<Self, CallError> {
         let (up, outbound) = mpsc::channel(64);
         let hello = proto::ConnectorHello {
             channel: CHANNEL.into(),
             instance: instance.into(),
             software: "raw".into(),
+            holds,
         };
         up.send(request(Up::Hello(hello))).await.expect("room");
         let down = desk.client.attach_connector(None, ReceiverStream::new(outbound)).await?;

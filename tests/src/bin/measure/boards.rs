@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// What the issue asks for.
+/// What an office may come to, with every window at work.
 const RATE: u32 = 500;
 const SECONDS: u32 = 30;
 /// Counted by nobody: connections, caches and windows are opened in it.
