@@ -408,7 +408,7 @@ mod tests {
         assert!(due(&mut leases, 10 + LAPSE_AGAIN_MS).is_empty());
         // One that was handed out just now, and may be on its way to a stream that is gone.
         leases.moved("egrn", 8, &[moved(out(4, 4), Move::HandedOut)], 20);
-        leases.resumed("egrn", ("one", "a"), &[("m1", token(1))], 20);
+        leases.resumed("egrn", ("one", "a"), &[("m1", token(1)), ("m2", token(2))], 20);
         assert_eq!(due(&mut leases, 20), [("m4".to_owned(), Lapse::Unheard)], "no attempt was made");
         assert_eq!(due(&mut leases, 15 + WORK).len(), 4, "the rest has its full time");
     }
