@@ -50,8 +50,18 @@ bash -n "$root/usr/share/bash-completion/completions/okno" "$root/usr/share/bash
 inside okno --version
 inside oknoctl --version
 inside okno-https --version
-[ -e "$root/usr/share/doc/okno/examples/egrn.toml" ] || [ -e "$root/usr/share/doc/okno/examples/egrn.toml.gz" ] ||
+zcat "$root/usr/share/man/man1/okno-https.1.gz" | grep -q '^\.TH okno-https 1' || fail "okno-https(1) is no manual page"
+# The connector's example, as packaged, is good up to its certificates: the first of them is what is missing.
+example=/usr/share/doc/okno/examples/egrn.toml
+if [ -e "$root$example.gz" ]; then zcat "$root$example.gz"; else cat "$root$example"; fi >"$root/tmp/egrn.toml" ||
     fail "the example of a connector is missing"
+status=0
+inside okno-https --config /tmp/egrn.toml --check >"$root/tmp/egrn.log" 2>&1 || status=$?
+[ "$status" = 2 ] && grep -q '/tmp/tls/egrn-ca\.pem: expected certificates in PEM: .*No such file' "$root/tmp/egrn.log" || {
+    cat "$root/tmp/egrn.log" >&2
+    fail "okno-https --check of the example: status $status, and not for want of its certificates"
+}
+rm "$root/tmp/egrn.toml" "$root/tmp/egrn.log"
 inside okno check-config 2>&1 | grep -q 'cluster.name' || fail "check-config does not say what is missing"
 inside systemd-analyze verify --man=no /lib/systemd/system/okno.service /lib/systemd/system/okno-poweroff.service \
     /lib/systemd/system/okno-poweroff.path || fail "systemd-analyze verify"
@@ -76,7 +86,7 @@ tail -n 1 "$root/etc/okno/okno.toml" | grep -q 'edited by hand' || fail "an upgr
 [ ! -L "$root/etc/systemd/system/multi-user.target.wants/okno.service" ] || fail "an upgrade enabled the unit again"
 inside dpkg --remove okno
 tail -n 1 "$root/etc/okno/okno.toml" | grep -q 'edited by hand' || fail "a removal took settings along"
-[ ! -e "$root/usr/bin/okno" ] || fail "a removal left the binary"
+for file in okno oknoctl okno-https; do [ ! -e "$root/usr/bin/$file" ] || fail "a removal left $file"; done
 inside dpkg --force-confold -i /tmp/okno.deb
 tail -n 1 "$root/etc/okno/okno.toml" | grep -q 'edited by hand' || fail "installed again: settings are lost"
 [ ! -L "$root/etc/systemd/system/multi-user.target.wants/okno.service" ] || fail "installing again enabled the unit again"
@@ -95,7 +105,7 @@ grep -q '/var/lib/okno' "$root/tmp/purge.log" || fail "purge does not say that d
 [ -e "$root/var/lib/okno/node/identity" ] || fail "purge removed data"
 [ -d "$root/etc/okno/tls" ] || fail "purge removed the folder of the keys"
 inside getent passwd okno >/dev/null || fail "purge removed the owner of the data"
-[ ! -e "$root/usr/bin/okno" ] || fail "the binary is still there"
+for file in okno oknoctl okno-https; do [ ! -e "$root/usr/bin/$file" ] || fail "$file is still there"; done
 [ ! -e "$root/etc/okno/okno.toml" ] || fail "purge left the conffile"
 [ ! -L "$root/etc/systemd/system/multi-user.target.wants/okno.service" ] || fail "the unit is still enabled"
 [ ! -L "$root/etc/systemd/system/okno.service" ] || fail "the unit is still masked"

@@ -159,8 +159,12 @@ pub enum ChangeError {
     QuorumWouldBeLost(Box<MemberPlan>),
     #[error("node {node} lacks {behind} entries, or was not heard within 2 s")]
     LearnerBehind { node: NodeId, behind: u64 },
+    /// Of the cluster.
     #[error("feature level {level}, needed is {needs}")]
-    LevelTooLow { level: u32, needs: u32 },
+    LevelLow { level: u32, needs: u32 },
+    /// The node's program does not know the cluster's level, or has not said what it knows.
+    #[error("node {node} is not known to understand feature level {needs}")]
+    LevelUnsupported { node: NodeId, level: Option<u32>, needs: u32 },
     /// It is the leader that is to go: hand leadership over first.
     #[error("the member to be removed leads")]
     Leads,

@@ -202,6 +202,7 @@ async fn serve(settings: Settings, logs: Arc<Logs>) -> Result<()> {
     let traces = Arc::new(Traces::start(&settings.tracing, &settings.cluster.name, settings.node.id)?);
     let attendance = Arc::new(Attendance::default());
     let forwarded = wiring::Forwarded {
+        cluster: cluster.clone(),
         handler: runtime.forward_handler(),
         attendance: attendance.clone(),
         traces: traces.clone(),

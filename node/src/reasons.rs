@@ -53,11 +53,6 @@ pub const REASONS: &[(&str, &str, &str)] = &[
         "DEADLINE_EXCEEDED",
         "the deadline passed before the outcome was known: retry with the same request id",
     ),
-    (
-        "FEATURE_LEVEL_TOO_LOW",
-        "FAILED_PRECONDITION",
-        "the cluster's feature level, or that of the node's program, does not allow this yet",
-    ),
     ("INTERNAL", "INTERNAL", "a fault of the server"),
     ("LEARNER_BEHIND", "FAILED_PRECONDITION", "the learner has not caught up, or was not heard within 2 s"),
     (

@@ -1,7 +1,8 @@
 //! The small adapters by which the parts meet: none of them knows another (design §1).
 
 use crate::{
-    keepers::attendance::Attendance, observability::traces::Traces, settings::Settings, tls::PeerDialer,
+    keepers::attendance::Attendance, observability::traces::Traces, services::members, settings::Settings,
+    tls::PeerDialer,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -11,7 +12,7 @@ use okno_cluster::{
 };
 use okno_runtime::{
     End, Forwarder, RuntimeFigures, RuntimeSettings,
-    codec::{WIRE_FORM_ATTENDANCE, trace_of},
+    codec::{WIRE_FORM_ATTENDANCE, WIRE_FORM_MEMBERS, trace_of},
     intake::Intake,
 };
 use okno_storage::rocks::RocksOptions;
@@ -48,8 +49,10 @@ impl Forwarder for Forwarding {
     }
 }
 
-/// Calls that other nodes forward to this one, each a span under its caller's trace, and what they tell of workstations.
+/// Calls that other nodes forward to this one, each a span under its caller's trace; what they tell of workstations, and
+/// changes of members that they were asked for.
 pub struct Forwarded {
+    pub cluster: Arc<ClusterHandle>,
     pub handler: Arc<dyn ForwardHandler>,
     pub attendance: Arc<Attendance>,
     pub traces: Arc<Traces>,
@@ -60,6 +63,10 @@ impl ForwardHandler for Forwarded {
         if let Some(told) = payload.strip_prefix(&[WIRE_FORM_ATTENDANCE]) {
             self.attendance.hear(from, told);
             return Box::pin(std::future::ready(Bytes::new()));
+        }
+        if payload.starts_with(&[WIRE_FORM_MEMBERS]) {
+            let cluster = self.cluster.clone();
+            return Box::pin(async move { members::carry_out_for(&cluster, from, &payload[1..]).await });
         }
         let span = trace_of(&payload).and_then(|trace| self.traces.forwarded(from, trace));
         let answer = self.handler.handle(from, payload);

@@ -25,6 +25,9 @@ pub const CHANNELS: u32 = 3;
 /// message needs it.
 pub const QUEUE: u32 = 3;
 
+/// From this level on whoever leads takes a change of members from a node that was asked for it.
+pub const MEMBER_CALLS: u32 = 3;
+
 /// From this level on nodes tell each other the trace that a forwarded call belongs to.
 pub const TRACES: u32 = 2;
 

@@ -86,8 +86,27 @@ impl StateView {
         from: &[u8],
         limit: usize,
     ) -> Result<Vec<(Bytes, Record)>, StorageError> {
-        let (first, (_, last)) = (keys::part(key, from), keys::entity_range(key));
-        self.collect(Cf::Entity, &first, &last, limit, |stored, value| match keys::part_name(key, stored)? {
+        self.parts_in(key, &keys::part(key, from), &keys::entity_range(key).1, limit)
+    }
+
+    /// Parts of one entity whose names are in `[from, to)`, in the order of their names.
+    pub fn parts_between(
+        &self,
+        key: &EntityKey,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Vec<(Bytes, Record)>, StorageError> {
+        self.parts_in(key, &keys::part(key, from), &keys::part(key, to), usize::MAX)
+    }
+
+    fn parts_in(
+        &self,
+        key: &EntityKey,
+        first: &[u8],
+        last: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Record)>, StorageError> {
+        self.collect(Cf::Entity, first, last, limit, |stored, value| match keys::part_name(key, stored)? {
             Some(name) => Ok(Some((keys::owned(name), codec::unframe(&keys::owned(value))?))),
             None => Ok(None),
         })

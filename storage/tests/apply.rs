@@ -489,6 +489,14 @@ fn entities_of_a_kind_are_listed_and_read_piece_by_piece() {
     assert_eq!(names(b"", 10), ["p1", "p2", "q1"]);
     assert_eq!(names(b"p2", 1), ["p2"]);
     assert!(names(b"r", 10).is_empty());
+    let between = |from: &str, to: &str| {
+        let parts = view.parts_between(&all[0], from.as_bytes(), to.as_bytes()).expect("read");
+        parts.into_iter().map(|(name, _)| String::from_utf8(name.to_vec()).expect("text")).collect::<Vec<_>>()
+    };
+    assert_eq!(between("p", "q"), ["p1", "p2"]);
+    assert_eq!(between("p2", "q1"), ["p2"]);
+    assert_eq!(between("p2", "z"), ["p2", "q1"]);
+    assert!(between("q2", "z").is_empty());
     let whole = view.entity(&all[0]).expect("read").expect("there");
     let (index, root) = view.root(&all[0]).expect("read").expect("there");
     assert_eq!((index, root), (whole.head_index, whole.root));

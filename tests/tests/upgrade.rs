@@ -1,16 +1,18 @@
 //! Rolling upgrade and downgrade under load, with two programs of which only the newer one reads what it writes once the
 //! feature level is raised: clients notice nothing, and the older program then refuses and says why.
 //!
-//! The newer program is `okno-faulty`, told to act as the release after this one (`OKNO_NEXT_RELEASE`).
+//! The newer program is `okno-faulty`, told to act as the release after this one (`OKNO_NEXT_RELEASE`). The data of a release
+//! before this one are those that storage keeps for good (`storage/tests/releases/`).
 
 use okno_client::v1 as proto;
 use okno_tests::{
     cluster::{Cluster, binary},
     eventually,
     load::Load,
-    plan::Launch,
+    plan::{Launch, Plan},
 };
 use std::{
+    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -122,4 +124,68 @@ async fn a_newer_program_comes_goes_back_and_stays() {
     cluster.wait_applied(node, ledger.index_highest).await;
     ledger.assert_on(&cluster, &cluster.ids()).await;
     cluster.assert_alike().await;
+}
+
+/// As it stands in the identity that release 0.1.0 left.
+const CLUSTER_OF_0_1: &str = "a6ea21ac-3e25-4f7d-8cbe-e45c461929d3";
+
+/// The level stays what the data's release wrote until somebody raises it; below it everything newer is refused under one
+/// reason, reads included: who follows a newer leader must not be told what the older ones cannot know.
+#[tokio::test]
+async fn data_of_release_0_1_keep_their_level_until_it_is_raised() {
+    let mut cluster = Cluster::prepare_as(&Plan::of(1));
+    let data = cluster.entry(1).data.clone();
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../storage/tests/releases/0.1.0");
+    fs::remove_dir_all(&data).expect("what was prepared goes");
+    for below in ["", "db"] {
+        fs::create_dir(data.join(below)).expect("a folder");
+        for entry in fs::read_dir(kept.join(below)).expect("a committed directory") {
+            let entry = entry.expect("listed");
+            if entry.file_type().expect("known").is_file() {
+                fs::copy(entry.path(), data.join(below).join(entry.file_name())).expect("copied");
+            }
+        }
+    }
+    cluster.set_of(1, "cluster", "id", CLUSTER_OF_0_1);
+    cluster.start_all();
+    cluster.wait_ready().await;
+    let admin = cluster.admin();
+    assert_eq!(admin.status().await.expect("it serves").level, 1);
+
+    let (office, day) = ("tikhaya".to_owned(), "2026-11-23".to_owned());
+    let tickets = proto::ListTicketsRequest { office: office.clone(), ..Default::default() };
+    let desks = proto::ListDesksRequest { office: office.clone(), ..Default::default() };
+    let bookings = proto::ListBookingsRequest { office: office.clone(), ..Default::default() };
+    let slots = proto::ListSlotsRequest { office: office.clone(), day: day.clone(), ..Default::default() };
+    let statistics =
+        proto::GetQueueStatisticsRequest { office, from: day.clone(), to: day, ..Default::default() };
+    let add = proto::AddMemberRequest {
+        node_id: 2,
+        address: "127.0.0.1:9".into(),
+        dry_run: true,
+        ..Default::default()
+    };
+    let refused = [
+        admin.call(desks.clone()).await.err(),
+        admin.call(bookings.clone()).await.err(),
+        admin.call(slots.clone()).await.err(),
+        admin.call(statistics.clone()).await.err(),
+        admin.call(proto::ListChannelsRequest::default()).await.err(),
+        admin.call(add.clone()).await.err(),
+    ];
+    let reasons = refused.map(|error| error.map(|error| error.reason().to_owned()));
+    assert_eq!(reasons, [const { Some("FEATURE_LEVEL_LOW") }; 6].map(|reason| reason.map(str::to_owned)));
+    admin.call(tickets.clone()).await.expect("release 0.1 had tickets");
+
+    let raised = admin.call(raise(0, false)).await.expect("the only member knows it");
+    assert_eq!(raised.from, 1);
+    admin.call(tickets).await.expect("as before");
+    admin.call(desks).await.expect("windows");
+    admin.call(bookings).await.expect("bookings");
+    admin.call(slots).await.expect("slots");
+    admin.call(statistics).await.expect("statistics");
+    admin.call(proto::ListChannelsRequest::default()).await.expect("channels");
+    admin.call(add).await.expect("a plan");
+    assert!(cluster.terminate(1).await.success());
+    cluster.assert_verified(1);
 }

@@ -190,7 +190,7 @@ async fn a_half_open_workstation_keeps_its_visitor_and_goes_on_where_it_was() {
     let served = officer.begin(&called, WINDOW).await.expect("the visitor has come");
 
     // Its connection stays open; nothing is said on it.
-    station.pause();
+    station.pause().await;
     let lost = window_is(&cluster, "the window is marked unattended", |desk| desk.unattended).await;
     assert_eq!(lost.ticket.as_ref().map(|ticket| &ticket.number), Some(&served.number));
     station.resume();

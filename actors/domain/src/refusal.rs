@@ -142,7 +142,7 @@ reasons! {
         "The office has no such priority category; details list those it has";
     FEATURE_LEVEL_LOW FailedPrecondition
         "Действие станет доступно после завершения обновления кластера"
-        "The cluster's feature level does not allow this yet; details name it and the level needed";
+        "The cluster's feature level does not allow this yet: raise it; details name it and the level needed";
     WINDOW_CLOSED FailedPrecondition
         "Окно закрыто"
         "The window is closed";

@@ -4,7 +4,7 @@ use okno_domain::{
     entity::{EntityRef, Principal, Refusal, RefusalClass},
     registry::{AnyCommand, AnyReply},
 };
-use okno_storage::commit::{Record, SystemOp};
+use okno_storage::commit::{COMMIT_BYTES_MAX, Record, SystemOp};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Instant};
 use uuid::Uuid;
@@ -164,6 +164,20 @@ pub(crate) fn with_detail(mut refusal: Refusal, key: &str, value: impl Into<Stri
     refusal
 }
 
+/// The refusal of what no commit can hold.
+pub(crate) fn too_large() -> Refusal {
+    with_detail(
+        refusal(
+            RefusalClass::InvalidArgument,
+            "COMMIT_TOO_LARGE",
+            "Изменение слишком велико для одной записи",
+            "The change is larger than one commit may be",
+        ),
+        "limit_bytes",
+        COMMIT_BYTES_MAX.to_string(),
+    )
+}
+
 /// Reason codes this crate refuses with, with their meaning, for `docs/reasons.md`.
 pub const REASONS: &[(&str, &str)] = &[
     ("REQUEST_ID_REUSED", "the request id was used before with another method or body"),
@@ -180,7 +194,8 @@ pub const REASONS: &[(&str, &str)] = &[
     ("ENTITY_NOT_QUARANTINED", "the entity is not quarantined: there is nothing to release"),
     (
         "FEATURE_LEVEL_UNSUPPORTED",
-        "not every member is known to understand this feature level: install the newer program on each first",
+        "a node's program is not known to understand this feature level: install the newer program on each first. \
+         Where the programs do and the cluster's level is behind, it is FEATURE_LEVEL_LOW",
     ),
     (
         "DISK_FULL",

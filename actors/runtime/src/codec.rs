@@ -184,6 +184,10 @@ const WIRE_FORM_TRACED: u8 = 2;
 /// [`okno_storage::level::QUEUE`] on. It is for the node, not for a gateway.
 pub const WIRE_FORM_ATTENDANCE: u8 = 4;
 
+/// The form of a change of members that a node was asked for and its leader is to make: this byte, then the first form; the
+/// answer is of the first form. From level [`okno_storage::level::MEMBER_CALLS`] on. It is for the node too.
+pub const WIRE_FORM_MEMBERS: u8 = 5;
+
 /// Puts a trace before what was encoded by [`encode_wire`]; one that has no place in the form is left out. For those
 /// that know it: from level [`okno_storage::level::TRACES`] on.
 pub fn with_trace(payload: Bytes, trace: &str) -> Bytes {

@@ -200,16 +200,7 @@ pub fn call_work(
 
 /// What a call too large to be carried is told.
 pub fn too_large() -> Answer {
-    Answer::Refused(call::with_detail(
-        call::refusal(
-            RefusalClass::InvalidArgument,
-            "COMMIT_TOO_LARGE",
-            "Изменение слишком велико для одной записи",
-            "The change is larger than one commit may be",
-        ),
-        "limit_bytes",
-        okno_storage::commit::COMMIT_BYTES_MAX.to_string(),
-    ))
+    Answer::Refused(call::too_large())
 }
 
 /// The request's name; checks what needs no state.

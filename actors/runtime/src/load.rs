@@ -12,7 +12,7 @@ use okno_domain::{
     with_kind,
 };
 use okno_storage::{
-    commit::{CommitId, EntityKey, TimerKey},
+    commit::{CommitId, EntityKey, Record, TimerKey},
     error::StorageError,
     state::{StateReader, StateView, StoredEntity},
 };
@@ -37,6 +37,34 @@ pub fn load_state<E: Registered>(
     from_stored::<E>(&this.id, &stored).map(Some).map_err(|error| unreadable(&key, &error))
 }
 
+/// An entity of which only the parts are loaded whose names are in the stretches `[from, to)` that `which` gives, with the
+/// log index of its last commit: for readers that need no more, and know what they must not ask then. `None`: it has no
+/// commits.
+pub fn load_share<E: Registered>(
+    view: &StateView,
+    this: &EntityRef,
+    which: impl FnOnce(&E::Root) -> Vec<(String, String)>,
+) -> Result<Option<(E, u64)>, StorageError> {
+    let Ok(key) = entity_key(this) else { return Ok(None) };
+    let Some((head_index, record)) = view.root(&key)? else { return Ok(None) };
+    let root = codec::decode::<E::Root>(What::Root(E::KIND), &record).map_err(|e| unreadable(&key, &e))?;
+    let mut parts = Vec::new();
+    for (from, to) in which(&root) {
+        for (name, record) in view.parts_between(&key, from.as_bytes(), to.as_bytes())? {
+            parts.push(part::<E>(&name, &record).map_err(|error| unreadable(&key, &error))?);
+        }
+    }
+    Ok(Some((E::load(&this.id, root, parts), head_index)))
+}
+
+fn part<E: Registered>(name: &[u8], record: &Record) -> Result<(String, E::Part), CodecError> {
+    let name = std::str::from_utf8(name).map_err(|error| CodecError::Malformed {
+        kind: What::Part(E::KIND).number(),
+        detail: format!("name of a part: {error}"),
+    })?;
+    Ok((name.to_owned(), codec::decode::<E::Part>(What::Part(E::KIND), record)?))
+}
+
 fn from_stored<E: Registered>(id: &str, stored: &StoredEntity) -> Result<LoadedState<E>, CodecError> {
     let root = codec::decode::<E::Root>(What::Root(E::KIND), &stored.root)?;
     let mut timers = Vec::new();
@@ -46,11 +74,7 @@ fn from_stored<E: Registered>(id: &str, stored: &StoredEntity) -> Result<LoadedS
             timers = codec::decode_timers(&stored.key, record)?;
             continue;
         }
-        let name = std::str::from_utf8(name).map_err(|error| CodecError::Malformed {
-            kind: What::Part(E::KIND).number(),
-            detail: format!("name of a part: {error}"),
-        })?;
-        parts.push((name.to_owned(), codec::decode::<E::Part>(What::Part(E::KIND), record)?));
+        parts.push(part::<E>(name, record)?);
     }
     Ok(LoadedState {
         state: E::load(id, root, parts),

@@ -4,7 +4,7 @@
 
 use crate::{
     codec::{self, What},
-    load::{LoadedState, load_state, unreadable},
+    load::{LoadedState, load_share, load_state, unreadable},
     sys::{OwnEvent, POWER_ENTITY, PowerNote, QUARANTINE_ENTITY, QUARANTINES_MAX, SysEvent, WITH_EVENTS},
     work::{entity_key, entity_ref},
     world::{World, Worlds},
@@ -15,7 +15,7 @@ use okno_domain::{
     case::{Case, State},
     entity::{Entity, EntityRef, Origin, Principal, Row},
     exchange::BodyRef,
-    queue::Queue,
+    queue::{Queue, Share},
     registry::{AnyEvent, Kind, Registered},
     rows::{self, ApplicantKey, Table},
     with_kind,
@@ -185,9 +185,9 @@ impl Query {
         self.snapshot()?.entity(id)
     }
 
-    /// The queue of an office.
-    pub fn queue(&self, office: &str) -> Result<Option<Read<Queue>>, StorageError> {
-        self.snapshot()?.entity(office)
+    /// The queue of an office, as far as this share of it goes.
+    pub fn queue(&self, office: &str, share: Share) -> Result<Option<Read<Queue>>, StorageError> {
+        self.snapshot()?.queue(office, share)
     }
 
     pub fn list_cases(
@@ -276,6 +276,13 @@ impl Snapshot {
             head_index,
             applied_index: self.applied_index,
         }))
+    }
+
+    /// The queue of an office, as far as this share of it goes.
+    pub fn queue(&self, office: &str, share: Share) -> Result<Option<Read<Queue>>, StorageError> {
+        let this = EntityRef { kind: Kind::Queue, id: office.to_owned() };
+        let loaded = load_share::<Queue>(&self.view, &this, |root| share.stretches(root))?;
+        Ok(loaded.map(|(value, head_index)| Read { value, head_index, applied_index: self.applied_index }))
     }
 
     pub fn list_cases(

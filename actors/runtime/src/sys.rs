@@ -222,7 +222,7 @@ impl SysCell {
     fn hindrance(&self, op: &SystemOp, at_level: u32) -> Option<Refusal> {
         match op {
             SystemOp::Note { .. } if at_level < level::NOTES => {
-                Some(level_unsupported(level::NOTES, "the cluster"))
+                Some(okno_domain::level::low(at_level, level::NOTES))
             }
             SystemOp::Release { entity } => {
                 let known = self.quarantines.as_ref()?;

@@ -123,7 +123,7 @@ impl Driver {
             return Err(ChangeError::Transferring);
         }
         if self.known.level < MEMBERS_LEVEL {
-            return Err(ChangeError::LevelTooLow { level: self.known.level, needs: MEMBERS_LEVEL });
+            return Err(ChangeError::LevelLow { level: self.known.level, needs: MEMBERS_LEVEL });
         }
         if self.is_changing() {
             return Err(ChangeError::InFlight);
@@ -148,12 +148,9 @@ impl Driver {
             }
             MemberChange::Remove { .. } => {}
             MemberChange::Promote { .. } => {
-                match self.known.levels.get(&node) {
-                    Some(level) if *level >= self.known.level => {}
-                    level => {
-                        let level = level.copied().unwrap_or(0);
-                        return Err(ChangeError::LevelTooLow { level, needs: self.known.level });
-                    }
+                let (level, needs) = (self.known.levels.get(&node).copied(), self.known.level);
+                if level.is_none_or(|level| level < needs) {
+                    return Err(ChangeError::LevelUnsupported { node, level, needs });
                 }
                 let behind = self.behind(node);
                 if !self.is_able(node) && !planted::is(Mutant::PromoteTooEarly) {

@@ -211,22 +211,18 @@ fn digest(hub: &Hub, view: &StateView) -> Result<[u8; 32], NoDigest> {
 pub fn digest_thread(hub: &Hub, views: &Views) {
     while let Some((index, view)) = views.next() {
         let began = system::monotonic();
-        let digest = match digest(hub, &view) {
-            Ok(hash) => Ok(hash),
-            Err(NoDigest::Stopped) => return,
-            Err(NoDigest::Storage(error)) => Err(error),
-        };
-        match digest {
+        match digest(hub, &view) {
             Ok(hash) => {
                 tracing::info!(index, hash = %hex::encode(hash), took = ?began.elapsed(), "digest of all rows");
                 let found = hub.peers.lock().digest(hub.own, (index, hash));
                 hub.judge(found.into_iter().collect());
             }
+            Err(NoDigest::Stopped) => return,
             // A disk that fails says nothing about the data (rule 12).
-            Err(error @ (StorageError::Io { .. } | StorageError::Engine(_))) => {
+            Err(NoDigest::Storage(error @ (StorageError::Io { .. } | StorageError::Engine(_)))) => {
                 hub.fatal.exit(EXIT_IO, &format!("digest at index {index}: {error}"));
             }
-            Err(error) => hub.quarantine(
+            Err(NoDigest::Storage(error)) => hub.quarantine(
                 &format!("rows cannot be read for the digest at index {index}: {error}"),
                 REMEDY_REBUILD,
             ),

@@ -14,7 +14,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use okno_cluster::api::{Proposer, Role};
 use okno_domain::{
     entity::{EntityRef, Kind, Principal},
-    queue::Command,
+    queue::{Command, Share},
     registry::AnyCommand,
 };
 use okno_proto::peer::v1 as pb;
@@ -301,7 +301,7 @@ fn expected(desk: &Desk) -> BTreeSet<String> {
     let world = desk.query.world();
     let mut expected = BTreeSet::new();
     for office in world.directory.offices() {
-        let queue = match desk.query.queue(&office.code) {
+        let queue = match desk.query.queue(&office.code, Share::Windows) {
             Ok(Some(queue)) => queue,
             Ok(None) => continue,
             Err(error) => {

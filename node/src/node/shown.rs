@@ -6,6 +6,7 @@ use super::{
 };
 use crate::observability::{channels, metrics::Sample};
 use okno_domain::intake::Class;
+use okno_runtime::query::Query;
 
 impl Node {
     /// What is shown of this node.
@@ -19,10 +20,12 @@ impl Node {
         let found: Arc<Mutex<Population>> = Arc::default();
         // A quarantined node has no rows to count.
         if self.home.is_some() {
-            self.tasks.spawn(population::count(desk.query.clone(), found.clone(), self.stop.clone()));
+            let look = ("rows", population::look as fn(&Query) -> _);
+            self.tasks.spawn(population::count(desk.query.clone(), look, found.clone(), self.stop.clone()));
             metrics.add_samples(Box::new(move || figures::population(&found.lock())));
             let found: Arc<Mutex<Vec<Sample>>> = Arc::default();
-            self.tasks.spawn(channels::count(desk.query.clone(), found.clone(), self.stop.clone()));
+            let look = ("channels", channels::look as fn(&Query) -> _);
+            self.tasks.spawn(population::count(desk.query.clone(), look, found.clone(), self.stop.clone()));
             metrics.add_samples(Box::new(move || found.lock().clone()));
             let traffic = desk.traffic.clone();
             metrics

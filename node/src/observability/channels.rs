@@ -1,4 +1,4 @@
-//! Figures of channels: counted now and then from their roots, like the rest of the population, and of this node's own part
+//! Figures of channels: counted now and then from their roots, with the rest of the population, and of this node's own part
 //! in their traffic. The label `channel` is a code of the settings' files, of which a region has dozens.
 
 use super::metrics::Sample;
@@ -8,35 +8,12 @@ use okno_runtime::{
     query::Query,
 };
 use okno_storage::error::StorageError;
-use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
+use std::collections::BTreeMap;
 
-/// As often as visitors are counted.
-const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// Channels shown; far more than a region has.
 const CHANNELS_MAX: usize = 500;
 
-/// Counts until `stop`, into `found`.
-pub async fn count(query: Query, found: Arc<Mutex<Vec<Sample>>>, stop: CancellationToken) {
-    let mut turn = tokio::time::interval(COUNT_EVERY);
-    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = turn.tick() => {}
-        }
-        let query = query.clone();
-        match tokio::task::spawn_blocking(move || look(&query)).await {
-            Ok(Ok(counted)) => *found.lock() = counted,
-            // Whoever needs the rows for more than a figure finds out and acts on it.
-            Ok(Err(error)) => tracing::warn!(%error, "channels cannot be counted"),
-            Err(_) => return,
-        }
-    }
-}
-
-fn look(query: &Query) -> Result<Vec<Sample>, StorageError> {
+pub fn look(query: &Query) -> Result<Vec<Sample>, StorageError> {
     let view = query.snapshot()?;
     let mut samples = Vec::new();
     for code in view.channels(None, CHANNELS_MAX)? {
@@ -101,6 +78,7 @@ mod tests {
     use super::*;
     use crate::observability::described;
     use okno_domain::channel::{Root, Settings};
+    use std::sync::Arc;
 
     #[test]
     fn every_figure_is_described_and_counts_add_up() {

@@ -1,7 +1,7 @@
 //! What only a look into the rows tells: visitors who wait, entities in quarantine, messages given up. Counted now and
 //! then in the background, so that a scrape costs nothing and many scrapes cost no more than one.
 
-use okno_domain::queue::{DeskState, TicketState};
+use okno_domain::queue::{DeskState, Share, TicketState};
 use okno_runtime::query::Query;
 use okno_storage::error::StorageError;
 use parking_lot::Mutex;
@@ -30,8 +30,13 @@ pub struct Population {
     pub windows: Vec<(&'static str, u64)>,
 }
 
-/// Counts until `stop`, into `found`.
-pub async fn count(query: Query, found: Arc<Mutex<Population>>, stop: CancellationToken) {
+/// Counts with `look` until `stop`, into `found`; `what` is counted, for the log.
+pub async fn count<T: Send + 'static>(
+    query: Query,
+    (what, look): (&'static str, fn(&Query) -> Result<T, StorageError>),
+    found: Arc<Mutex<T>>,
+    stop: CancellationToken,
+) {
     let mut turn = tokio::time::interval(COUNT_EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -43,13 +48,13 @@ pub async fn count(query: Query, found: Arc<Mutex<Population>>, stop: Cancellati
         match tokio::task::spawn_blocking(move || look(&query)).await {
             Ok(Ok(counted)) => *found.lock() = counted,
             // Whoever needs the rows for more than a figure finds out and acts on it.
-            Ok(Err(error)) => tracing::warn!(%error, "rows cannot be counted"),
+            Ok(Err(error)) => tracing::warn!(%error, what, "cannot be counted"),
             Err(_) => return,
         }
     }
 }
 
-fn look(query: &Query) -> Result<Population, StorageError> {
+pub fn look(query: &Query) -> Result<Population, StorageError> {
     let begun = Instant::now();
     let (_, now_ms) = query.applied();
     let mut found = Population {
@@ -63,7 +68,7 @@ fn look(query: &Query) -> Result<Population, StorageError> {
         if begun.elapsed() > TIME_MAX {
             break;
         }
-        let Some(read) = query.queue(&office.code)? else { continue };
+        let Some(read) = query.queue(&office.code, Share::Hall)? else { continue };
         // A closed window is nobody's trouble, whether its workstation is on or not.
         let worked = read
             .value

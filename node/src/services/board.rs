@@ -19,7 +19,7 @@ use crate::{
 use futures::{Stream, StreamExt};
 use okno_domain::{
     entity::{Entity, EntityRef, Kind},
-    queue::{BOARD_TAIL, BoardEntry, BoardNews, BoardState, Event, Queue, TicketRef},
+    queue::{BOARD_TAIL, BoardEntry, BoardNews, BoardState, Event, Queue, Share, TicketRef},
     registry::AnyEvent,
 };
 use okno_proto::v1;
@@ -224,7 +224,7 @@ impl Boards {
 
 fn picture_now(query: &Query, office: &str) -> Result<Picture, StorageError> {
     let snapshot = query.snapshot()?;
-    let queue = snapshot.entity::<Queue>(office)?;
+    let queue = snapshot.queue(office, Share::Board)?;
     let queue = queue.map_or_else(|| Queue::empty(office), |read| read.value);
     Ok(Picture::of(&queue, snapshot.applied_index))
 }

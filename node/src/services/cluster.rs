@@ -179,7 +179,7 @@ impl ClusterService for Clusters {
             let v1::AddMemberRequest { node_id, address, dry_run, .. } = message;
             required("address", &address)?;
             let change = MemberChange::AddLearner { node_id, peer_address: address, incarnation: None };
-            let change = Some(members::change(&desk, change, dry_run).await?);
+            let change = Some(members::change(&desk, &context, change, dry_run).await?);
             Ok(v1::AddMemberResponse { change })
         };
         self.desk.handle(request, handler).await
@@ -194,7 +194,7 @@ impl ClusterService for Clusters {
             let request = WriteRequest::of(&context, meta, &message)?;
             check_request_id(request.request_id).map_err(Failure::Refused)?;
             let change = MemberChange::Promote { node_id: message.node_id };
-            let change = Some(members::change(&desk, change, message.dry_run).await?);
+            let change = Some(members::change(&desk, &context, change, message.dry_run).await?);
             Ok(v1::PromoteMemberResponse { change })
         };
         self.desk.handle(request, handler).await
@@ -209,7 +209,7 @@ impl ClusterService for Clusters {
             let request = WriteRequest::of(&context, meta, &message)?;
             check_request_id(request.request_id).map_err(Failure::Refused)?;
             let change = MemberChange::Remove { node_id: message.node_id };
-            let change = Some(members::change(&desk, change, message.dry_run).await?);
+            let change = Some(members::change(&desk, &context, change, message.dry_run).await?);
             Ok(v1::RemoveMemberResponse { change })
         };
         self.desk.handle(request, handler).await

@@ -336,14 +336,7 @@ impl Desk {
         if level >= CHANNELS_LEVEL {
             return Ok(());
         }
-        Err(Failure::refused(
-            okno_domain::entity::RefusalClass::FailedPrecondition,
-            "FEATURE_LEVEL_TOO_LOW",
-            &format!("Каналы требуют уровня {CHANNELS_LEVEL}, уровень кластера {level}: oknoctl level raise"),
-            &format!(
-                "channels need feature level {CHANNELS_LEVEL}, the cluster has {level}: oknoctl level raise"
-            ),
-        ))
+        Err(Failure::Refused(okno_domain::level::low(level, CHANNELS_LEVEL)))
     }
 
     /// A channel as this node's rows have it.

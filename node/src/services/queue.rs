@@ -15,7 +15,7 @@ use okno_domain::{
     directory::Role,
     entity::{Context, Entity, EntityRef, Fence, Kind, Origin, Principal, RefusalClass},
     level,
-    queue::{Booking, Command, Queue, Reply, Ticket},
+    queue::{Booking, Command, Queue, Reply, Share, Ticket},
     registry::{AnyCommand, AnyReply},
     time::local_date,
 };
@@ -253,7 +253,7 @@ impl QueueService for Queues {
                 desk.page(&context, message.page_size, PAGE, filter.as_bytes(), &message.page_token)?;
             desk.read_point(&context, message.read.as_ref()).await?;
             let meta = desk.read_meta();
-            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Tickets))?;
             let queue = queue.as_ref().map(|read| &read.value);
             let wanted = |ticket: &&Ticket| {
                 states.is_empty() || states.contains(&i32::from(convert::queue::state(&ticket.state)))
@@ -371,8 +371,9 @@ impl QueueService for Queues {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListDesksRequest| async move {
             required("office", &message.office)?;
             desk.read_point(&context, message.read.as_ref()).await?;
+            desk.needs_queue()?;
             let meta = desk.read_meta();
-            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Hall))?;
             let queue = queue.as_ref().map(|read| &read.value);
             let world = desk.query.world();
             let offset =
@@ -477,7 +478,7 @@ impl QueueService for Queues {
             desk.needs_queue()?;
             desk.record_read(&context, &format!("bookings of {}", message.office))?;
             let meta = desk.read_meta();
-            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Bookings(day)))?;
             let bookings = queue.as_ref().into_iter().flat_map(|read| read.value.bookings());
             let named: Vec<(String, &Booking)> = bookings
                 .filter(|booking| day.is_none_or(|day| booking.booking.day == day))
@@ -502,7 +503,7 @@ impl QueueService for Queues {
             desk.read_point(&context, message.read.as_ref()).await?;
             desk.needs_queue()?;
             let meta = desk.read_meta();
-            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Slots))?;
             let queue = queue.map_or_else(|| Queue::empty(&message.office), |read| read.value);
             let slots = desk.free_slots(&queue, &message.service, day);
             Ok(v1::ListSlotsResponse {
@@ -524,7 +525,7 @@ impl QueueService for Queues {
             desk.read_point(&context, message.read.as_ref()).await?;
             desk.needs_queue()?;
             let meta = desk.read_meta();
-            let queue = desk.long_read(|| desk.query.queue(&message.office))?;
+            let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Statistics(from, to)))?;
             let queue = queue.map_or_else(|| Queue::empty(&message.office), |read| read.value);
             let statistics = queue.statistics(from, to).map_err(Failure::Refused)?;
             Ok(convert::queue::statistics(meta, &statistics))

@@ -6,10 +6,10 @@
 
 use super::{
     desk::Desk,
-    watch::{SLOW_MAX, stopping},
+    reader::{self, News, Reader},
 };
 use crate::{convert, failure::Failure, front::CallContext};
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use okno_domain::{
     entity::{EntityRef, Kind},
     queue::{Event, OutsideEvent},
@@ -17,21 +17,10 @@ use okno_domain::{
 };
 use okno_proto::v1;
 use okno_runtime::query::HistoryEntry;
-use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, broadcast::error::RecvError, mpsc, oneshot},
-    time::Instant,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use std::{pin::Pin, sync::Arc};
 
-/// Events on their way to one reader: then reading waits for the reader.
-const QUEUE_MAX: usize = 64;
 /// Commits of a queue looked at in one turn.
 const ROWS_MAX: usize = 256;
-/// Gathers what applies meanwhile into one look at the journal.
-const GATHER: Duration = Duration::from_millis(10);
-/// A sign of life comes when nothing else was for so long.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
 pub type QueueStream = Pin<Box<dyn Stream<Item = Result<v1::WatchQueueResponse, tonic::Status>> + Send>>;
 
@@ -51,28 +40,18 @@ pub fn start(
         "" => 0,
         token => desk.tokens.open_resume(token).map_err(|_| Failure::page_token_stale())?,
     };
-    let (responses, received) = mpsc::channel(QUEUE_MAX);
-    let (ended, end) = oneshot::channel();
-    let teller = Teller {
-        desk: desk.clone(),
-        queue: EntityRef { kind: Kind::Queue, id: message.office.clone() },
-        follow: message.follow,
-        after,
-        through: desk.query.applied().0,
-        responses,
-        told_at: Instant::now(),
-        _permit: permit,
+    let teller = |reader| {
+        let teller = Teller {
+            desk: desk.clone(),
+            queue: EntityRef { kind: Kind::Queue, id: message.office.clone() },
+            follow: message.follow,
+            after,
+            through: desk.query.applied().0,
+            reader,
+        };
+        teller.run()
     };
-    let language = context.language;
-    tokio::spawn(async move {
-        let failure = teller.run().await;
-        // The reader may be gone.
-        let _ = ended.send(failure);
-    });
-    let end = futures::stream::once(end).filter_map(move |end| async move {
-        end.ok().flatten().map(|failure: Failure| Err(failure.status(language)))
-    });
-    Ok(Box::pin(ReceiverStream::new(received).map(Ok).chain(end)))
+    Ok(reader::stream(permit, context.language, teller))
 }
 
 struct Teller {
@@ -83,9 +62,7 @@ struct Teller {
     after: u64,
     /// An export ends here.
     through: u64,
-    responses: mpsc::Sender<v1::WatchQueueResponse>,
-    told_at: Instant,
-    _permit: OwnedSemaphorePermit,
+    reader: Reader<v1::WatchQueueResponse>,
 }
 
 impl Teller {
@@ -124,22 +101,14 @@ impl Teller {
             if !self.follow {
                 return None;
             }
-            let stop = self.desk.stop.clone();
-            tokio::select! {
-                slice = slices.recv() => match slice {
-                    Ok(_) | Err(RecvError::Lagged(_)) => {
-                        tokio::time::sleep(GATHER).await;
-                        slices = slices.resubscribe();
-                    }
-                    Err(RecvError::Closed) => return Some(stopping()),
-                },
-                () = tokio::time::sleep_until(self.told_at + PROGRESS_EVERY) => {
+            match self.reader.news(&self.desk, &mut slices).await {
+                Ok(News::Applied) => {}
+                Ok(News::Quiet) => {
                     if let Err(end) = self.send(self.after, v1::WatchQueueResponse::default()).await {
                         return end;
                     }
                 }
-                () = self.responses.closed() => return None,
-                () = stop.cancelled() => return Some(stopping()),
+                Err(end) => return end,
             }
         }
     }
@@ -157,17 +126,9 @@ impl Teller {
         through: u64,
         mut response: v1::WatchQueueResponse,
     ) -> Result<(), Option<Failure>> {
-        self.told_at = Instant::now();
         response.resume_token = self.desk.tokens.resume(through);
         response.served_by = self.desk.node_id;
-        match self.responses.send_timeout(response, SLOW_MAX).await {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Some(Failure::exhausted(
-                "WATCH_TOO_SLOW",
-                "nothing was taken for 30 s: resume with the last resume token",
-            ))),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(None),
-        }
+        self.reader.send(response).await
     }
 }
 

@@ -3,14 +3,17 @@
 //! The journal is the buffer: a slow reader is merely further behind in it, costs no memory, and resumes by log
 //! index on any node. Only a reader that takes nothing for long is told to come back (rule 10).
 
-use super::desk::Desk;
+use super::{
+    desk::Desk,
+    reader::{self, News, Reader},
+};
 use crate::{
     convert,
     failure::{Failure, Language},
     front::CallContext,
     services::scope::Scope,
 };
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use okno_domain::{
     case::{Event, State},
     entity::{EntityRef, Kind, Origin},
@@ -18,22 +21,10 @@ use okno_domain::{
 };
 use okno_proto::v1::{self, watch_cases_response::Change as Told};
 use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, broadcast::error::RecvError, mpsc, oneshot},
-    time::Instant,
-};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-/// Responses on their way to one reader: a batch of the journal's, then reading waits for the reader.
-const QUEUE_MAX: usize = 64;
 /// Journal rows looked at in one turn, so that turns of many readers interleave.
 const ROWS_MAX: usize = 256;
-/// Gathers what applies meanwhile into one look at the journal.
-const GATHER: Duration = Duration::from_millis(10);
-/// Progress is told when nothing else was for so long, so that resume tokens stay fresh: also while much happens that
-/// does not concern the reader.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// A reader that takes nothing for this long is told to come back.
 pub const SLOW_MAX: Duration = Duration::from_secs(30);
 /// Cases whose office and state one watch remembers.
@@ -57,31 +48,20 @@ pub fn start(
         "" => desk.query.applied().0,
         token => desk.tokens.open_resume(token).map_err(|_| Failure::page_token_stale())?,
     };
-    let (responses, received) = mpsc::channel(QUEUE_MAX);
-    let (ended, end) = oneshot::channel();
-    let watch = Watch {
-        desk: desk.clone(),
-        language: context.language,
-        case: Some(message.case_id.clone()).filter(|id| !id.is_empty()),
-        office: Some(message.office.clone()).filter(|office| !office.is_empty()),
-        scope,
-        after,
-        known: HashMap::new(),
-        responses,
-        told_at: Instant::now(),
-        _permit: permit,
+    let watch = |reader| {
+        let watch = Watch {
+            desk: desk.clone(),
+            language: context.language,
+            case: Some(message.case_id.clone()).filter(|id| !id.is_empty()),
+            office: Some(message.office.clone()).filter(|office| !office.is_empty()),
+            scope,
+            after,
+            known: HashMap::new(),
+            reader,
+        };
+        watch.run()
     };
-    let language = context.language;
-    tokio::spawn(async move {
-        let failure = watch.run().await;
-        // The reader may be gone.
-        let _ = ended.send(failure);
-    });
-    // The reason of the end comes after everything that was queued.
-    let end = futures::stream::once(end).filter_map(move |end| async move {
-        end.ok().flatten().map(|failure| Err(failure.status(language)))
-    });
-    Ok(Box::pin(ReceiverStream::new(received).map(Ok).chain(end)))
+    Ok(reader::stream(permit, context.language, watch))
 }
 
 struct Watch {
@@ -94,10 +74,7 @@ struct Watch {
     after: u64,
     /// Office and state of cases met.
     known: HashMap<String, (String, State)>,
-    responses: mpsc::Sender<v1::WatchCasesResponse>,
-    /// When the reader was last told anything.
-    told_at: Instant,
-    _permit: OwnedSemaphorePermit,
+    reader: Reader<v1::WatchCasesResponse>,
 }
 
 /// One commit that moved a case.
@@ -135,22 +112,14 @@ impl Watch {
                     break;
                 }
             }
-            let stop = self.desk.stop.clone();
-            tokio::select! {
-                slice = slices.recv() => match slice {
-                    Ok(_) | Err(RecvError::Lagged(_)) => {
-                        tokio::time::sleep(GATHER).await;
-                        slices = slices.resubscribe();
-                    }
-                    Err(RecvError::Closed) => return Some(stopping()),
-                },
-                () = tokio::time::sleep_until(self.told_at + PROGRESS_EVERY) => {
+            match self.reader.news(&self.desk, &mut slices).await {
+                Ok(News::Applied) => {}
+                Ok(News::Quiet) => {
                     if let Err(end) = self.send_progress().await {
                         return end;
                     }
                 }
-                () = self.responses.closed() => return None,
-                () = stop.cancelled() => return Some(stopping()),
+                Err(end) => return end,
             }
         }
     }
@@ -242,20 +211,12 @@ impl Watch {
     }
 
     async fn send(&mut self, through: u64, change: Told) -> Result<(), Option<Failure>> {
-        self.told_at = Instant::now();
         let response = v1::WatchCasesResponse {
             resume_token: self.desk.tokens.resume(through),
             served_by: self.desk.node_id,
             change: Some(change),
         };
-        match self.responses.send_timeout(response, SLOW_MAX).await {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Some(Failure::exhausted(
-                "WATCH_TOO_SLOW",
-                "nothing was taken for 30 s: resume with the last resume token",
-            ))),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(None),
-        }
+        self.reader.send(response).await
     }
 }
 

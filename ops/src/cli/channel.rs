@@ -13,8 +13,7 @@ use okno_client::v1::{
 };
 use std::path::PathBuf;
 
-/// A backlog has at most 100,000 messages, a page a thousand.
-const PAGES_MAX: usize = 100;
+/// A backlog has at most 100,000 messages.
 const PAGE: u32 = 1_000;
 /// What one call moves.
 const MOVED_MAX: u32 = 64;
@@ -151,7 +150,9 @@ pub async fn run(session: &Session, command: ChannelCommand) -> Result<(), Failu
             });
         }
         ChannelCommand::DeadLetters { channel } => {
-            let response = dead_letters(session, channel).await?;
+            let (page_size, page_token) = (PAGE, String::new());
+            let request = ListDeadLettersRequest { channel, page_size, page_token, read: session.read() };
+            let response = every_page!(session, request, letters);
             output::print(session.format, &response, dead_table);
         }
         ChannelCommand::Redrive(DeadArgs { channel, messages, oldest }) => {
@@ -180,7 +181,9 @@ pub async fn run(session: &Session, command: ChannelCommand) -> Result<(), Failu
             });
         }
         ChannelCommand::Parked { channel } => {
-            let response = parked(session, channel).await?;
+            let (page_size, page_token) = (PAGE, String::new());
+            let request = ListParkedLettersRequest { channel, page_size, page_token, read: session.read() };
+            let response = every_page!(session, request, letters);
             output::print(session.format, &response, parked_table);
         }
         ChannelCommand::Assign { channel, letter, case } => {
@@ -256,23 +259,6 @@ fn connectors(connectors: &[AttachedConnector]) -> String {
     table(["CONNECTOR", "INSTANCE", "NODE", "HEARD", "UNACKNOWLEDGED", "WORKING", "SOFTWARE"], rows)
 }
 
-async fn dead_letters(session: &Session, channel: String) -> Result<ListDeadLettersResponse, Failure> {
-    let mut request =
-        ListDeadLettersRequest { channel, page_size: PAGE, page_token: String::new(), read: session.read() };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.letters.append(&mut page.letters);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
-    Ok(response)
-}
-
 fn dead_table(response: &ListDeadLettersResponse) -> String {
     let rows = response.letters.iter().map(|l| {
         [
@@ -286,27 +272,6 @@ fn dead_table(response: &ListDeadLettersResponse) -> String {
         ]
     });
     table(["MESSAGE", "KIND", "ATTEMPTS", "ACCEPTED", "BURIED", "EXPIRES", "REASON"], rows)
-}
-
-async fn parked(session: &Session, channel: String) -> Result<ListParkedLettersResponse, Failure> {
-    let mut request = ListParkedLettersRequest {
-        channel,
-        page_size: PAGE,
-        page_token: String::new(),
-        read: session.read(),
-    };
-    let mut response = session.call(request.clone()).await?;
-    for _ in 1..PAGES_MAX {
-        if response.next_page_token.is_empty() {
-            break;
-        }
-        request.page_token.clone_from(&response.next_page_token);
-        let mut page = session.call(request.clone()).await?;
-        response.letters.append(&mut page.letters);
-        response.next_page_token = page.next_page_token;
-        response.meta = page.meta;
-    }
-    Ok(response)
 }
 
 fn parked_table(response: &ListParkedLettersResponse) -> String {

@@ -18,22 +18,9 @@ pub struct JournalArgs {
 }
 
 pub async fn run(session: &Session, args: JournalArgs) -> Result<(), Failure> {
-    let page = |token: String, left: u32| ListSystemEventsRequest {
-        read: session.read(),
-        page_size: left.min(PAGE),
-        page_token: token,
-    };
-    let mut response = session.call(page(String::new(), args.last)).await?;
-    loop {
-        let left = args.last.saturating_sub(u32::try_from(response.events.len()).unwrap_or(u32::MAX));
-        if left == 0 || response.next_page_token.is_empty() {
-            break;
-        }
-        let mut next = session.call(page(std::mem::take(&mut response.next_page_token), left)).await?;
-        response.events.append(&mut next.events);
-        response.next_page_token = next.next_page_token;
-        response.meta = next.meta;
-    }
+    let request =
+        ListSystemEventsRequest { read: session.read(), page_size: PAGE, page_token: String::new() };
+    let response = every_page!(session, request, events, at_most args.last);
     output::print(session.format, &response, |r| {
         let rows = r.events.iter().map(|event| {
             let by =

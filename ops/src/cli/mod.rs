@@ -5,17 +5,24 @@
 /// Pages that one command reads: a bound against a server that never ends.
 const PAGES_MAX: usize = 1_000;
 
-/// All pages of a list in one answer: asks again, from where the page before ended, until nothing is left. Page tokens and
-/// items stand in messages of different types under the same names, which only a macro can use.
+/// All pages of a list in one answer: asks again, from where the page before ended, until nothing is left, or as many items
+/// are there as are wanted at the most. Page tokens and items stand in messages of different types under the same names,
+/// which only a macro can use.
 macro_rules! every_page {
-    ($session:expr, $request:expr, $items:ident) => {{
-        let mut request = $request;
+    ($session:expr, $request:expr, $items:ident) => {
+        every_page!($session, $request, $items, at_most u32::MAX)
+    };
+    ($session:expr, $request:expr, $items:ident, at_most $most:expr) => {{
+        let (mut request, most) = ($request, $most);
+        request.page_size = request.page_size.min(most);
         let mut response = $session.call(request.clone()).await?;
         for _ in 1..$crate::cli::PAGES_MAX {
-            if response.next_page_token.is_empty() {
+            let left = most.saturating_sub(u32::try_from(response.$items.len()).unwrap_or(u32::MAX));
+            if left == 0 || response.next_page_token.is_empty() {
                 break;
             }
-            request.page_token.clone_from(&response.next_page_token);
+            request.page_size = request.page_size.min(left);
+            request.page_token = response.next_page_token;
             let mut page = $session.call(request.clone()).await?;
             response.$items.append(&mut page.$items);
             response.next_page_token = page.next_page_token;

@@ -1,21 +1,9 @@
 //! Following a hall board across nodes (R-Q3): when the stream breaks or falls silent, it is taken up at another endpoint
 //! behind the last sequence seen. Sequences are the queue's own, so it goes on wherever it was.
 
-use crate::{
-    client::{Client, read_error},
-    error::{CallError, Class},
-};
+use crate::{client::Client, error::CallError, resumed::Resumed};
 use okno_proto::v1::{TicketRef, WatchBoardRequest, WatchBoardResponse};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
-use tonic::{Status, Streaming};
-
-/// A frame comes at least every 10 s; twice that in silence means the node or the way to it is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// Between attempts to open the stream.
-const REOPEN_PAUSE: Duration = Duration::from_millis(250);
+use std::collections::BTreeMap;
 
 /// What a board shows, kept from its frames.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -55,58 +43,20 @@ impl Board {
 
 /// A board's frames that survive the loss of a node. None is missed and none comes twice.
 #[derive(Debug)]
-pub struct BoardWatch {
-    client: Client,
-    request: WatchBoardRequest,
-    stream: Option<(usize, Streaming<WatchBoardResponse>)>,
-}
+pub struct BoardWatch(Resumed<WatchBoardRequest, WatchBoardResponse>);
 
 impl BoardWatch {
     pub fn new(client: Client, request: WatchBoardRequest) -> Self {
-        Self { client, request, stream: None }
+        let path = "/okno.v1.QueueService/WatchBoard";
+        Self(Resumed::new(client, path, request, |request, frame: &WatchBoardResponse| {
+            request.after = Some(frame.sequence);
+        }))
     }
 
     /// The next frame; one without entries is a sign of life. Fails when the cluster refuses the watch, or when no node
     /// has taken it up for as long as a call may last.
     pub async fn next(&mut self) -> Result<WatchBoardResponse, CallError> {
-        let give_up = Instant::now() + self.client.settings().deadline + SILENCE_MAX;
-        loop {
-            let (index, stream) = match &mut self.stream {
-                Some((index, stream)) => (*index, stream),
-                None => {
-                    let path = "/okno.v1.QueueService/WatchBoard";
-                    match self.client.server_stream(None, path, self.request.clone()).await {
-                        Ok(opened) => {
-                            let (index, stream) = self.stream.insert(opened);
-                            (*index, stream)
-                        }
-                        Err((_, status)) => {
-                            Self::give_up_if(&status, give_up)?;
-                            tokio::time::sleep(REOPEN_PAUSE).await;
-                            continue;
-                        }
-                    }
-                }
-            };
-            let status = match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
-                Ok(Ok(Some(frame))) => {
-                    self.request.after = Some(frame.sequence);
-                    return Ok(frame);
-                }
-                Ok(Ok(None)) => Status::unavailable("the node closed the stream"),
-                Ok(Err(status)) => status,
-                Err(_) => Status::unavailable("the node has fallen silent"),
-            };
-            self.stream = None;
-            self.client.fail_over(index, &status);
-            Self::give_up_if(&status, give_up)?;
-            tokio::time::sleep(REOPEN_PAUSE).await;
-        }
-    }
-
-    fn give_up_if(status: &Status, give_up: Instant) -> Result<(), CallError> {
-        let error = read_error(status);
-        if error.class() == Class::Refused || Instant::now() >= give_up { Err(error) } else { Ok(()) }
+        self.0.next().await
     }
 }
 

@@ -13,6 +13,7 @@ mod client;
 mod connect;
 mod context;
 mod error;
+mod resumed;
 mod watch;
 
 pub use board::{Board, BoardWatch};

@@ -94,7 +94,7 @@ async fn what_cannot_be_is_refused_and_says_why() {
     oknoctl(&cluster, &["member", "add", "4", "--address", &four]).await.done();
     assert_eq!(voters(&cluster).await, [1, 2, 3]);
     let early = oknoctl(&cluster, &["member", "promote", "4"]).await.refused();
-    assert!(["LEARNER_BEHIND", "FEATURE_LEVEL_TOO_LOW"].contains(&early.as_str()), "{early}");
+    assert!(["LEARNER_BEHIND", "FEATURE_LEVEL_UNSUPPORTED"].contains(&early.as_str()), "{early}");
     // Taken out before it ever came: its id is used.
     oknoctl(&cluster, &["member", "remove", "4"]).await.done();
     let used = oknoctl(&cluster, &["member", "add", "4", "--address", &four]).await.refused();
@@ -148,6 +148,53 @@ async fn what_cannot_be_is_refused_and_says_why() {
     }
     assert!(seen.iter().any(|reason| reason == "MEMBER_CHANGE_IN_FLIGHT"), "{seen:?}");
     cluster.wait_ready().await;
+    cluster.assert_alike().await;
+}
+
+/// Any node may be asked: one that follows has its leader do it, and tells what the leader said.
+#[tokio::test]
+async fn a_node_that_follows_has_its_leader_change_the_members() {
+    let mut cluster = start(&Plan::of(3)).await;
+    for node in cluster.ids() {
+        eventually("every node is at the level from which on the leader is asked", WITHIN, async || {
+            let status = cluster.status(node).await.map_err(|error| error.to_string())?;
+            if status.level >= 3 { Ok(()) } else { Err(format!("node {node}: level {}", status.level)) }
+        })
+        .await;
+    }
+    cluster.make_joiner(4);
+    let four = cluster.entry(4).peers.to_string();
+    let add = ["member", "add", "4", "--address", &four];
+    let at = |node: u64, arguments: &[&str]| [&["--node", &node.to_string()], arguments].concat().join(" ");
+    let asked = async |cluster: &okno_tests::cluster::Cluster, node: u64, arguments: &[&str]| {
+        let line = at(node, arguments);
+        oknoctl(cluster, &line.split(' ').collect::<Vec<_>>()).await
+    };
+    // Leadership may wander on a busy machine: until one that follows was asked and another has planned it.
+    let (follower, dry) = eventually("the leader plans it for another", WITHIN, async || {
+        let follower = cluster.follower().await;
+        let dry = asked(&cluster, follower, &[&add[..], &["--dry-run"]].concat()).await.done();
+        if dry["served_by"].as_u64() == Some(follower) { Err(dry) } else { Ok((follower, dry)) }
+    })
+    .await;
+    assert_eq!(dry["index"], 0, "{dry}");
+    assert_eq!(quorum(&dry, "after"), (vec![1, 2, 3], vec![4], 2), "{dry}");
+
+    let added = asked(&cluster, follower, &add).await.done();
+    assert!(added["index"].as_u64().is_some_and(|index| index > 0), "{added}");
+    assert_eq!(asked(&cluster, follower, &add).await.done()["already"], true);
+    let early = asked(&cluster, follower, &["member", "promote", "4"]).await.refused();
+    assert!(["LEARNER_BEHIND", "FEATURE_LEVEL_UNSUPPORTED"].contains(&early.as_str()), "{early}");
+    asked(&cluster, follower, &["member", "remove", "4"]).await.done();
+    assert_eq!(asked(&cluster, follower, &add).await.refused(), "MEMBER_ID_USED");
+    cluster.retire(4);
+
+    // The leader itself goes when another node is asked for it: it hands over first.
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    asked(&cluster, follower, &["member", "remove", &leader.to_string()]).await.done();
+    farewell(&mut cluster, leader).await;
+    let left: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    assert_eq!(voters(&cluster).await, left);
     cluster.assert_alike().await;
 }
 

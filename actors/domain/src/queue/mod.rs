@@ -3,7 +3,7 @@
 //! - [`types`]: commands, events, state · [`v1`]: what release 0.2 wrote · `draft`: how a decision is put together
 //! - `tickets`: taking and moving them · `order`: who is called next · `windows`: windows, workstations, load
 //! - [`bookings`] · [`board`] · [`statistics`] · [`outside`] · [`officers`] · `day`: timers, the day's end, the archive
-//! - [`spoken`]: what a loudspeaker says. What a queue is made to do, with its bounds: `docs/queue.md`
+//! - [`Share`]: what is loaded for a reader · [`spoken`]: what a loudspeaker says. What a queue is made to do, with its bounds: `docs/queue.md`
 //!
 //! Invariants:
 //! - a ticket's number is unique within office and day; its sequence within the queue for ever;
@@ -23,6 +23,7 @@ mod draft;
 pub mod officers;
 mod order;
 pub mod outside;
+mod share;
 pub mod spoken;
 pub mod statistics;
 mod tickets;
@@ -34,6 +35,7 @@ pub use board::{BOARD_TAIL, BoardEntry, BoardNews, BoardState};
 pub use bookings::{BOOKINGS_MAX, Booking, BookingRef, BookingState};
 pub use officers::{WORK_MAX, Work};
 pub use outside::{OUTSIDE_EVENTS_PER_DAY_MAX, OutsideEvent, OutsideHappened, OutsideName, Seen};
+pub use share::Share;
 pub use statistics::{Counted, Ending, Spread, Statistics, Tally};
 pub use types::{
     CALLS_MAX, CASES_PER_TICKET_MAX, Closing, Command, DayEnd, Destination, Event, Move, Moved, Part,

@@ -237,6 +237,14 @@ fn month_of(day: Date) -> String {
     text[..text.len() - 3].to_owned()
 }
 
+/// The stretches `[from, to)` of names in which the tallies of a period stand: of its days, and of its months.
+pub(super) fn stretches(from: Date, to: Date) -> [(String, String); 2] {
+    [
+        (format!("stats:d:{from}:"), format!("stats:d:{to};")),
+        (format!("stats:m:{}:", month_of(from)), format!("stats:m:{};", month_of(to))),
+    ]
+}
+
 impl Queue {
     /// The statistics of the days `from` to `to`, both included. A month whose days are no longer kept apart counts
     /// as a whole: a period that holds only a piece of it is refused.
@@ -245,14 +253,13 @@ impl Queue {
             return Err(refuse(FIELD_INVALID).with("to", "not before from"));
         }
         let mut found = Statistics::default();
-        let (first, after) = (format!("stats:d:{from}:"), format!("stats:d:{to};"));
-        for (name, tally) in self.tallies.range(first..after) {
+        let [days, months] = stretches(from, to);
+        for (name, tally) in self.tallies.range(days.0..days.1) {
             if let Some((_, what)) = split(name) {
                 found.add(what, tally);
             }
         }
-        let (first, after) = (format!("stats:m:{}:", month_of(from)), format!("stats:m:{};", month_of(to)));
-        for (name, tally) in self.tallies.range(first..after) {
+        for (name, tally) in self.tallies.range(months.0..months.1) {
             let Some((month, what)) = split(name) else { continue };
             let begins = format!("{month}-01").parse::<Date>().ok();
             let whole = begins.is_some_and(|begins| begins >= from && begins.last_of_month() <= to);

@@ -6,11 +6,11 @@ use crate::world::{OFFSET_MINUTES, World, origin};
 use okno_domain::{
     case,
     directory::{self, DayHours, OutsideSystem, PriorityCategory, QueueSettings},
-    entity::Kind,
+    entity::{Entity, Kind},
     level,
     queue::{
         BOARD_TAIL, BoardNews, BoardState, BookingRef, Command, Destination, Event, Move, OutsideEvent,
-        OutsideHappened, Purpose, Queue, Reply, Tally, Ticket, TicketRef, TicketState, VisitOutcome,
+        OutsideHappened, Purpose, Queue, Reply, Share, Tally, Ticket, TicketRef, TicketState, VisitOutcome,
         statistics::{bucket, upper_ms},
     },
     time::{MINUTE_MS, local_date, local_hour_ms, plus_days},
@@ -436,6 +436,54 @@ fn play(world: &mut World, op: &Op) {
     world.advance_to(later);
 }
 
+/// What is loaded for a question answers it as the whole would, and is no more than the question needs.
+fn check_shares(world: &World) {
+    let Some(stored) = world.queues.get(OFFICE) else { return };
+    let whole = &stored.state;
+    let of = |share: Share, kinds: &[&str]| {
+        let (queue, names) = stored.share(OFFICE, &share.stretches(&whole.root()));
+        let foreign = names.iter().find(|name| !kinds.iter().any(|kind| name.starts_with(kind)));
+        assert_eq!(foreign, None, "{share:?} reads it");
+        queue
+    };
+    let hall = of(Share::Hall, &["window:", "ticket:"]);
+    assert!(hall.desks().eq(whole.desks()) && hall.tickets().eq(whole.tickets()));
+    for window in ["1", "2", "3"] {
+        assert_eq!(hall.at_window(window), whole.at_window(window));
+        assert_eq!(hall.desk(window), whole.desk(window));
+    }
+    assert!(of(Share::Windows, &["window:"]).desks().eq(whole.desks()));
+    let day = whole.day().map_or("ticket:".to_owned(), |day| format!("ticket:{day}:"));
+    assert!(of(Share::Tickets, &[&day]).tickets().eq(whole.tickets()));
+    let board = of(Share::Board, &["board:", "ticket:"]);
+    assert_eq!(board.board(), whole.board());
+    let last = whole.board().0;
+    for sequence in [0, last.saturating_sub(BOARD_TAIL), last.saturating_sub(1), last, last + 1] {
+        assert_eq!(board.board_since(sequence), whole.board_since(sequence));
+    }
+    assert!(of(Share::Bookings(None), &["booking:"]).bookings().eq(whole.bookings()));
+    let today = local_date(world.now_ms, OFFSET_MINUTES);
+    let slots = of(Share::Slots, &["booking:", "day:"]);
+    for day in [today, plus_days(today, 1)] {
+        let booked = of(Share::Bookings(Some(day)), &[&format!("booking:{day}:")]);
+        assert!(booked.bookings().eq(whole.bookings().filter(|booking| booking.booking.day == day)));
+        world.in_queue(OFFICE, |context| {
+            assert_eq!(slots.free_slots("", day, context), whole.free_slots("", day, context));
+        });
+    }
+    let before = plus_days(today, -40);
+    for (from, to) in [(today, today), (before, today), (today, before), (before, plus_days(today, 40))] {
+        let statistics = of(Share::Statistics(from, to), &["stats:"]);
+        assert_eq!(statistics.statistics(from, to), whole.statistics(from, to));
+    }
+    let (_, one_day) = stored.share(OFFICE, &Share::Statistics(today, today).stretches(&whole.root()));
+    let month = today.strftime("stats:m:%Y-%m:").to_string();
+    let other = one_day
+        .iter()
+        .find(|name| !name.starts_with(&format!("stats:d:{today}:")) && !name.starts_with(&month));
+    assert_eq!(other, None, "of one day's statistics");
+}
+
 /// Past the next two nights.
 fn night_after(world: &mut World) {
     let day = plus_days(local_date(world.now_ms, OFFSET_MINUTES), 2);
@@ -466,6 +514,7 @@ proptest! {
             play(&mut world, op);
             ledger.read(&world);
             ledger.check(&world);
+            check_shares(&world);
         }
         end(&mut world, &mut ledger);
     }

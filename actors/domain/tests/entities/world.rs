@@ -101,6 +101,15 @@ impl<E: Entity> Stored<E> {
         parts.chain([(None, self.state.rows(None))]).collect()
     }
 
+    /// Loaded from the parts whose names are in these stretches; and these names.
+    pub fn share(&self, id: &str, stretches: &[(String, String)]) -> (E, Vec<String>) {
+        let within = |name: &String| stretches.iter().any(|(from, to)| from <= name && name < to);
+        let parts: Vec<_> = self.parts.iter().filter(|(name, _)| within(name)).collect();
+        let names = parts.iter().map(|(name, _)| (*name).clone()).collect();
+        let parts = parts.into_iter().map(|(name, bytes)| (name.clone(), decode(bytes))).collect();
+        (E::load(id, decode(&self.root), parts), names)
+    }
+
     /// Encoded bytes of the root: it is written with every commit.
     pub fn root_bytes(&self) -> usize {
         self.root.len()
@@ -400,6 +409,12 @@ impl World {
             }
         }
         panic!("messages go round in circles");
+    }
+
+    /// As a queue would decide now.
+    pub fn in_queue<T>(&self, office: &str, ask: impl FnOnce(&Context<'_>) -> T) -> T {
+        let this = EntityRef { kind: Kind::Queue, id: office.to_owned() };
+        ask(&self.context(&this, Uuid::nil(), &self.directory.state))
     }
 
     fn context<'a>(&'a self, this: &'a EntityRef, request_id: Uuid, directory: &'a Directory) -> Context<'a> {

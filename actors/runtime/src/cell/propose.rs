@@ -148,18 +148,18 @@ impl<E: Registered> Cell<E> {
         let mut events = Vec::with_capacity(decision.events.len());
         for event in &decision.events {
             let Some(record) = codec::encode(What::Event(E::KIND), event) else {
-                return self.refuse(too_large(), &trigger, now_ms, env, commit_refusal);
+                return self.refuse(call::too_large(), &trigger, now_ms, env, commit_refusal);
             };
             bytes += record.body.len();
             events.push(record);
         }
         if bytes > COMMIT_BYTES_MAX || events.len() > usize::from(u16::MAX) {
-            return self.refuse(too_large(), &trigger, now_ms, env, commit_refusal);
+            return self.refuse(call::too_large(), &trigger, now_ms, env, commit_refusal);
         }
         let reply = match trigger.request() {
             Some(_) => match codec::encode(What::Reply(E::KIND), &decision.reply) {
                 Some(reply) => Some(reply),
-                None => return self.refuse(too_large(), &trigger, now_ms, env, commit_refusal),
+                None => return self.refuse(call::too_large(), &trigger, now_ms, env, commit_refusal),
             },
             None => None,
         };
@@ -268,7 +268,12 @@ impl<E: Registered> Cell<E> {
 
     /// Found too large only after the state had moved. The refusal stands; the state does not.
     fn spoiled(&self) -> CellOutput {
-        CellOutput::Refused { refusal: too_large(), decided_on: self.seq, at_once: false, spoiled: true }
+        CellOutput::Refused {
+            refusal: call::too_large(),
+            decided_on: self.seq,
+            at_once: false,
+            spoiled: true,
+        }
     }
 
     /// The outbox rows of a decision. An answer takes the place reserved when its request was sent; a request
@@ -321,9 +326,9 @@ impl<E: Registered> Cell<E> {
             if needs_room && !env.depths.has_room(&self.key, &target) {
                 return Err(Unsent::NotNow(Cause::TargetBacklog));
             }
-            let record =
-                codec::encode(What::Message, &send.message).ok_or_else(|| Unsent::Refused(too_large()))?;
-            let place = u16::try_from(place).map_err(|_| Unsent::Refused(too_large()))?;
+            let record = codec::encode(What::Message, &send.message)
+                .ok_or_else(|| Unsent::Refused(call::too_large()))?;
+            let place = u16::try_from(place).map_err(|_| Unsent::Refused(call::too_large()))?;
             let key = MessageKey { target, source: self.key.clone(), commit: id, place };
             sent.push(Message { key, hops, answers, record });
         }
@@ -476,7 +481,7 @@ fn level_needed<E: Registered>(decision: &Decision<E>, level: u32) -> Option<Ref
     let events = decision.events.iter().map(E::level);
     let sends = decision.sends.iter().map(|send| send.message.level());
     let needed = events.chain(sends).max().unwrap_or(FIRST_LEVEL);
-    (needed > level).then(|| crate::sys::level_unsupported(needed, "the cluster"))
+    (needed > level).then(|| okno_domain::level::low(level, needed))
 }
 
 /// Why a decision's messages were not made.
@@ -510,17 +515,4 @@ fn share(body: Bytes, events: &[Record]) -> Body {
 /// The domain made what no commit may hold (a part's name too long, a timer without a name): its bug.
 fn broken(error: StorageError) -> CellOutput {
     CellOutput::Failed { reason: format!("not a commit: {error}") }
-}
-
-fn too_large() -> Refusal {
-    call::with_detail(
-        call::refusal(
-            RefusalClass::InvalidArgument,
-            "COMMIT_TOO_LARGE",
-            "Изменение слишком велико для одной записи",
-            "The change is larger than one commit may be",
-        ),
-        "limit_bytes",
-        COMMIT_BYTES_MAX.to_string(),
-    )
 }

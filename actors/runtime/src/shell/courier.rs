@@ -1,6 +1,6 @@
 //! The task around the courier's core.
 
-use super::{Clock, inbox::Inboxes};
+use super::{Clock, inbox::Inboxes, next_event};
 use crate::{
     call::Answer,
     courier::{Courier, CourierFigures, Effect, Event, OutboxReads},
@@ -16,7 +16,7 @@ use okno_storage::{
     state::StateReader,
 };
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 struct Reads(StateReader);
@@ -54,24 +54,10 @@ impl CourierTask {
             let now = self.clock.now_ms();
             let event = match next.take() {
                 Some(event) => event,
-                None => {
-                    let wake = core.next_wake(now);
-                    let pause = wake.map(|at| Duration::from_millis(at.saturating_sub(now)));
-                    let idle = async {
-                        match pause {
-                            Some(pause) => tokio::time::sleep(pause).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        biased;
-                        event = queue.recv() => match event {
-                            Some(event) => event,
-                            None => return Ok(()),
-                        },
-                        () = idle => Event::Tick,
-                    }
-                }
+                None => match next_event(&mut queue, core.next_wake(now), now, Event::Tick).await {
+                    Some(event) => event,
+                    None => return Ok(()),
+                },
             };
             match &event {
                 Event::Sent(messages) => self.feed.taken(messages.len()),

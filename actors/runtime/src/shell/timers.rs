@@ -1,6 +1,6 @@
 //! The task around the timer scanner's core.
 
-use super::{Clock, inbox::Inboxes};
+use super::{Clock, inbox::Inboxes, next_event};
 use crate::{
     call::Answer,
     end::End,
@@ -16,7 +16,7 @@ use okno_storage::{
     state::StateReader,
 };
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 struct Reads<'a>(&'a ScannerTask);
@@ -70,23 +70,10 @@ impl ScannerTask {
             let now = self.clock.now_ms();
             let event = match next.take() {
                 Some(event) => event,
-                None => {
-                    let pause = core.next_wake(now).map(|at| Duration::from_millis(at.saturating_sub(now)));
-                    let idle = async {
-                        match pause {
-                            Some(pause) => tokio::time::sleep(pause).await,
-                            None => std::future::pending().await,
-                        }
-                    };
-                    tokio::select! {
-                        biased;
-                        event = queue.recv() => match event {
-                            Some(event) => event,
-                            None => return Ok(()),
-                        },
-                        () = idle => Event::Tick,
-                    }
-                }
+                None => match next_event(&mut queue, core.next_wake(now), now, Event::Tick).await {
+                    Some(event) => event,
+                    None => return Ok(()),
+                },
             };
             match &event {
                 Event::Set(timers) => self.feed.taken(timers.len()),

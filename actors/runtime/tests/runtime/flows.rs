@@ -58,7 +58,7 @@ async fn a_ticket_and_its_case_learn_of_each_other() {
         (link.answer == LinkAnswer::Linked).then_some(())
     })
     .await;
-    let queue = query.queue("tikhaya").expect("readable").expect("there");
+    let queue = query.queue("tikhaya", queue::Share::Tickets).expect("readable").expect("there");
     let known = queue.value.ticket(&ticket.ticket).expect("the ticket is there");
     assert_eq!(known.cases, std::slice::from_ref(&case.id));
     let left = world.log.reader.view().outbox(None, 10).expect("readable");

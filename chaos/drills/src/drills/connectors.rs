@@ -209,9 +209,7 @@ async fn hold_and_pause(bench: &mut Bench, quick: &Player) -> (BTreeSet<String>,
     })
     .await;
     let fault = bench.fault("a connector stands still");
-    quick.pause();
-    // What it wrote before is read by now, or is not long in coming.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    quick.pause().await;
     (working(), fault)
 }
 

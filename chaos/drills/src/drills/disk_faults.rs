@@ -6,7 +6,7 @@ use crate::disk::volume::Journal;
 use crate::drill::Drill;
 use crate::fate::Look;
 use crate::harness::http::get;
-use crate::harness::{desk, people};
+use crate::harness::{desk, in_time, people};
 use okno_checks::invariants::Invariant;
 use std::time::{Duration, Instant};
 
@@ -40,45 +40,34 @@ async fn level(bench: &mut Bench, node: u64) -> Option<u64> {
 }
 
 async fn reaches(bench: &mut Bench, node: u64, aim: u64) -> bool {
-    let until = Instant::now() + LEVEL_WITHIN;
-    while Instant::now() < until {
-        if level(bench, node).await == Some(aim) {
-            return true;
-        }
-        tokio::time::sleep(crate::harness::POLL).await;
-    }
-    false
+    let reached = in_time("the level", LEVEL_WITHIN, async || match level(bench, node).await {
+        Some(found) if found == aim => Ok(()),
+        found => Err(found),
+    });
+    reached.await.is_ok()
 }
 
 /// The node that leads in place of this one, once one does.
 async fn leads_elsewhere(bench: &mut Bench, node: u64) -> Option<u64> {
-    let until = Instant::now() + LEVEL_WITHIN;
-    while Instant::now() < until {
-        let leader = bench.cluster().leader().await;
-        if leader != node {
-            return Some(leader);
-        }
-        tokio::time::sleep(crate::harness::POLL).await;
-    }
-    None
+    let elsewhere = in_time("another leader", LEVEL_WITHIN, async || match bench.cluster().leader().await {
+        leader if leader != node => Ok(leader),
+        leader => Err(leader),
+    });
+    elsewhere.await.ok()
 }
 
 /// Opens cases until one is refused for want of room: the leader hears of the others' disks a moment after they are full.
 async fn refused_for_room(officer: &desk::Desk) -> Result<(), String> {
-    let until = Instant::now() + LEVEL_WITHIN;
-    let mut last = String::new();
-    for number in 100.. {
+    let mut numbers = 100..;
+    in_time("a refusal for want of room", LEVEL_WITHIN, async || {
+        let number = numbers.next().expect("there are numbers enough");
         let answer = officer.once(desk::open(people::QUIET_OFFICE, number)).await;
-        if answer.as_ref().is_err_and(|error| error.reason() == "DISK_FULL") {
-            return Ok(());
+        match &answer {
+            Err(error) if error.reason() == "DISK_FULL" => Ok(()),
+            _ => Err(format!("{answer:?}")),
         }
-        last = format!("{answer:?}");
-        if Instant::now() >= until {
-            break;
-        }
-        tokio::time::sleep(crate::harness::POLL).await;
-    }
-    Err(last)
+    })
+    .await
 }
 
 async fn disk_nearly_full(bench: &mut Bench) {

@@ -96,7 +96,7 @@ async fn lost(bench: &mut Bench, how: How) {
         }
         How::Paused => {
             for station in &stations {
-                station.pause();
+                station.pause().await;
                 bench.injected(fault_name, 1);
             }
             stations

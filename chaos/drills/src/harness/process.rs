@@ -58,6 +58,19 @@ impl Process {
         assert!(outcome.is_ok(), "signal {number} to process {id}: {outcome:?}");
     }
 
+    /// Whether a SIGSTOP has taken hold of it: every thread stands still, and whatever call one of them was in has come to
+    /// its end.
+    pub fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id()));
+        let states = tasks.into_iter().flatten().map(|entry| {
+            let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.chars().next()
+        });
+        // A thread that cannot be read has ended between two looks: look again.
+        let states: Vec<_> = states.collect();
+        !states.is_empty() && states.iter().all(|state| matches!(state, Some('T' | 't')))
+    }
+
     /// SIGKILL to the node and its wrappers; does not wait.
     pub fn kill(&mut self) {
         // A group whose processes are all gone is as good as killed.
