@@ -59,6 +59,8 @@ catalogue! {
     AnsweredOnce "answered-once" "a request to a channel is answered once, and its message is in exactly one state until then";
     TokenNewest "token-newest" "a delivery counts only with its message's newest token";
     BodiesKept "bodies-kept" "what was sent and received is kept byte for byte";
+    LeaseKept "lease-kept" "a delivery has its whole time, to be acknowledged and to be worked on, and anew under a new leader";
+    AsksBounded "asks-bounded" "a request waits for all requests within it; these are bounded in number, depth and time";
     LetterOnce "letter-once" "a letter that comes again is known";
 }
 

@@ -21,6 +21,7 @@ use okno_domain::{
 };
 use okno_runtime::{
     call::CallResult,
+    channels::Delivered,
     codec::{self, CodecError, What},
     load::load_state,
     work::{entity_key, entity_ref},
@@ -69,9 +70,49 @@ impl Services {
         };
         (hall.is_some() || exchange).then(|| Self {
             hall: hall.map(|office| (office, Hall::new(rules))),
-            exchange: exchange.then(Exchange::default),
+            exchange: exchange.then(|| Exchange::with_leases(places::ACK_MS.into(), places::WORK_MS.into())),
             ..Self::default()
         })
+    }
+
+    /// What comes next happens then.
+    pub fn now(&mut self, now_us: u64) {
+        if let Some(judge) = &mut self.exchange {
+            judge.now(now_us);
+        }
+    }
+
+    /// Somebody leads in this term.
+    pub fn leads(&mut self, term: u64) {
+        if let Some(judge) = &mut self.exchange {
+            judge.leads(term);
+        }
+    }
+
+    /// The leader's keeper has heard that a delivery arrived.
+    pub fn acknowledged(&mut self, term: u64, id: &str, of: channel::Token) {
+        if let Some(judge) = &mut self.exchange {
+            judge.acknowledged(term, id, token(of));
+        }
+    }
+
+    /// A node says that the way to whoever has these is lost.
+    pub fn given_back(&mut self, deliveries: &[Delivered], gone: bool) {
+        if let Some(judge) = &mut self.exchange {
+            deliveries.iter().for_each(|own| judge.given_back(&own.id, token(own.token), gone));
+        }
+    }
+
+    /// The leader's keeper says that the clocks of these have run out.
+    pub fn lapses(&mut self, term: u64, lapsed: &[channel::Lapsed]) {
+        let why = |why| match why {
+            channel::Lapse::Unheard => exchange::Why::Unheard,
+            channel::Lapse::Overdue => exchange::Why::Overdue,
+            channel::Lapse::Gone => exchange::Why::Gone,
+        };
+        if let Some(judge) = &mut self.exchange {
+            lapsed.iter().for_each(|own| judge.lapses(term, &own.id, token(own.token), why(own.why)));
+        }
     }
 
     /// A call sets out.
@@ -200,7 +241,7 @@ impl Services {
                 | channel::Event::Accounted(_) => continue,
             });
         }
-        judge.committed(&request.map_or(Cause::Other, cause), all);
+        judge.committed(commit.time_ms, &request.map_or(Cause::Other, cause), all);
         Ok(())
     }
 
@@ -214,6 +255,7 @@ impl Services {
                         id: own.id.clone(),
                         state: asked(&own.state),
                         answer: own.answer.as_ref().map(|body| body.sha256),
+                        others: own.others.iter().map(|body| body.sha256).collect(),
                     }));
                 }
                 case::Event::LetterTaken(letter) => all.push(exchange::Happened::CaseLetter {
@@ -225,7 +267,7 @@ impl Services {
                 _ => {}
             }
         }
-        judge.committed(&Cause::Other, all);
+        judge.committed(commit.time_ms, &Cause::Other, all);
         Ok(())
     }
 
@@ -367,9 +409,29 @@ fn said(verdict: &channel::Verdict) -> exchange::Verdict {
         channel::Said::Reject { body, .. } => exchange::Said::Reject(body.as_ref().map(|body| body.sha256())),
         channel::Said::Fail { .. } => exchange::Said::Fail,
         channel::Said::Progress { .. } => exchange::Said::Progress,
-        channel::Said::Ask { .. } => exchange::Said::Ask,
+        channel::Said::Ask { requests } => exchange::Said::Ask(requests.iter().map(wanted).collect()),
     };
     exchange::Verdict { id: verdict.id.clone(), token: token(verdict.token), said }
+}
+
+fn wanted(request: &channel::SubAsk) -> exchange::Wanted {
+    exchange::Wanted {
+        channel: request.channel.clone(),
+        body: request.body.sha256(),
+        expires_ms: request.expires_ms.map(i64::from),
+    }
+}
+
+fn sub(own: &channel::SubRequest) -> exchange::Sub {
+    let answer = own.answer.as_ref();
+    exchange::Sub {
+        id: own.id.clone(),
+        channel: own.channel.clone(),
+        body: own.body.sha256,
+        answer: answer.map(|told| {
+            (told.outcome.name().to_owned(), told.body.as_ref().map(|body| body.sha256))
+        }),
+    }
 }
 
 fn message(own: &channel::Outgoing) -> exchange::Message {
@@ -377,6 +439,9 @@ fn message(own: &channel::Outgoing) -> exchange::Message {
         id: own.id.clone(),
         sequence: own.sequence,
         body: own.body.sha256,
+        depth: own.depth.into(),
+        expires_ms: own.expires_ms,
+        subs: own.subs.iter().map(sub).collect(),
         stand: match &own.state {
             MessageState::Ready => exchange::Stand::Ready,
             MessageState::Delayed { .. } => exchange::Stand::Delayed,
@@ -512,6 +577,9 @@ fn held_channels<'a>(
                 body(format!("request {}", own.id), &own.body)?;
                 if let Some(answer) = &own.answer {
                     body(format!("the answer to {}", own.id), answer)?;
+                }
+                for other in &own.others {
+                    body(format!("what passed between channels for {}", own.id), other)?;
                 }
             }
         }

@@ -27,6 +27,9 @@ pub const ASKING_SERVICE: &str = "asked";
 /// What it may ask for, and how many requests that is.
 pub const ASKS: [(&str, usize); 4] = [("one", 1), ("both", 2), ("either", 2), ("in-turn", 2)];
 pub const CHANNELS: [&str; 2] = ["registry", "archive"];
+/// How long a delivery has to be acknowledged, and to be worked on: the shortest there are, because runs are short.
+pub const ACK_MS: u32 = 1_000;
+pub const WORK_MS: u32 = 1_500;
 /// By channel.
 pub const CONNECTORS: [(&str, &str); 3] =
     [("registry-1", "registry"), ("registry-2", "registry"), ("archive-1", "archive")];
@@ -128,8 +131,8 @@ fn channel_settings(code: &str) -> Settings {
         order: if first { Order::Free } else { Order::Key },
         parallel: 6,
         depth: 64,
-        ack_ms: 1_000,
-        work_ms: 1_500,
+        ack_ms: ACK_MS,
+        work_ms: WORK_MS,
         rate: (!first).then_some(Rate { messages: 40, per_ms: 1_000, burst: 4 }),
         retry: Retry { attempts: 3, base_ms: 50, max_ms: 400 },
         breaker: Some(BreakerSettings { failures: 4, open_ms: 200, open_max_ms: 800, probes: 1 }),
