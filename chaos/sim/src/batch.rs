@@ -157,6 +157,8 @@ impl BatchReport {
             let seen = [
                 ("visitors served", hall.served),
                 ("visitors returned to the head", hall.to_head),
+                ("events of outside queue systems", hall.outside),
+                ("strangers who spoke for one", hall.foreign),
                 ("deliveries that lapsed", exchange.lapsed),
                 ("messages buried", exchange.buried),
                 ("old tokens", exchange.old_tokens),

@@ -91,8 +91,14 @@ pub enum Packet {
     /// A node tells the leader of the workstations attached to it, and how long they count as that.
     Attendance(Vec<(String, u64)>),
     /// A node asks the leader's keeper about deliveries, and is told.
-    Deliveries { id: u64, ask: okno_runtime::channels::Ask },
-    DeliveriesTold { id: u64, told: okno_runtime::channels::Told },
+    Deliveries {
+        id: u64,
+        ask: okno_runtime::channels::Ask,
+    },
+    DeliveriesTold {
+        id: u64,
+        told: okno_runtime::channels::Told,
+    },
     Answer(Box<port::Event>),
 }
 

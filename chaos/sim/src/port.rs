@@ -47,7 +47,9 @@ pub enum Up {
     /// These deliveries arrived.
     Acknowledgement(Vec<okno_runtime::channels::Delivered>),
     /// The connection ends; after a goodbye it will not come back for what it has.
-    End { goodbye: bool },
+    End {
+        goodbye: bool,
+    },
 }
 
 /// A command as a workstation sends it; the node adds nothing but its own clock.

@@ -391,6 +391,10 @@ impl Watch {
             Invariant::WindowAttended => {
                 Some(format!("{} windows left, {} visitors returned", hall.unattended, hall.to_head))
             }
+            Invariant::OutsideOnce => Some(format!(
+                "{} events taken, {} told, {} refused to strangers",
+                hall.outside, hall.told_outside, hall.foreign
+            )),
             Invariant::AnsweredOnce => {
                 Some(format!("{} requests, {} answered", exchange.asked, exchange.answered))
             }

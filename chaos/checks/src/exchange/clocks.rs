@@ -59,7 +59,8 @@ impl Clocks {
     /// May this clock have run out now, on the leader of this term?
     fn may_lapse(&self, term: u64, id: &str, token: Token, why: Why) -> bool {
         let Some(delivery) = self.out.get(&(id.to_owned(), token)) else { return false };
-        let over = |since_us: u64, span_us: u64| self.now_us + SLACK_US >= since_us + span_us * FAST.0 / FAST.1;
+        let over =
+            |since_us: u64, span_us: u64| self.now_us + SLACK_US >= since_us + span_us * FAST.0 / FAST.1;
         let (_, handed_in, _) = token;
         let heard = delivery.working.filter(|(_, heard_in)| *heard_in == term).map(|(since, _)| since);
         // A new leader takes everything for acknowledged when it begins.

@@ -302,7 +302,11 @@ fn requests_beyond_their_bounds_are_seen() {
     let many: Vec<_> = (1..=9).map(|n| sub(n, "archive", None)).collect();
     assert_eq!(ask(vec![wanted("archive"); 8], &many[..8]), []);
     assert_eq!(ask(vec![wanted("archive"); 9], &many), [Invariant::AsksBounded], "too many");
-    assert_eq!(ask(vec![wanted("registry")], &[sub(1, "registry", None)]), [Invariant::AsksBounded], "itself");
+    assert_eq!(
+        ask(vec![wanted("registry")], &[sub(1, "registry", None)]),
+        [Invariant::AsksBounded],
+        "itself"
+    );
     assert_eq!(ask(vec![wanted("archive")], &[sub(1, "nowhere", None)]), [Invariant::AsksBounded], "another");
     assert_eq!(ask(vec![wanted("archive")], &[sub(2, "archive", None)]), [Invariant::AsksBounded], "its id");
     // One within must end by the time it was given, and lies one deeper.

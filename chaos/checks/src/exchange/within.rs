@@ -31,7 +31,8 @@ impl Exchange {
                 && asked.is_some_and(|sub| sub.channel == channel && sub.body == message.body)
         });
         if !fine {
-            let text = format!("{channel} takes {message:?}, for which {:?} did not ask", self.message(parent));
+            let text =
+                format!("{channel} takes {message:?}, for which {:?} did not ask", self.message(parent));
             self.breach(Invariant::AsksBounded, text);
         }
         let latest = self.within.get(&message.id).copied();
@@ -81,7 +82,9 @@ impl Exchange {
             _ => before.subs == after.subs,
         };
         if !fine {
-            let text = format!("{channel}: {what:?} at {time_ms}, said to be {said:?}, took {before:?} to {after:?}");
+            let text = format!(
+                "{channel}: {what:?} at {time_ms}, said to be {said:?}, took {before:?} to {after:?}"
+            );
             self.breach(Invariant::AsksBounded, text);
         }
     }

@@ -17,8 +17,8 @@ use crate::port::{Action, Event, NodeId, SAID, Up, Word};
 use okno_domain::{
     case,
     channel::{
-        Command, Exchanged, MessageState, Mode, NewLetter, Reply, Said, Settled, SubAsk, Take, Token, Verdict,
-        Which,
+        Command, Exchanged, MessageState, Mode, NewLetter, Reply, Said, Settled, SubAsk, Take, Token,
+        Verdict, Which,
     },
     entity::{EntityRef, Kind, Principal},
     exchange::Content,
@@ -466,7 +466,14 @@ impl Exchange {
         let span = u32::try_from(random.within(WITHIN_MS.0, WITHIN_MS.1)).unwrap_or(1);
         // Without a key nothing is waited for but a connector: such a one may wait a day.
         let expires_ms = (!key.is_empty() || random.percent(70)).then_some(span);
-        SubAsk { channel: channel.into(), kind: "extract".into(), key, subject: "справка".into(), body, expires_ms }
+        SubAsk {
+            channel: channel.into(),
+            kind: "extract".into(),
+            key,
+            subject: "справка".into(),
+            body,
+            expires_ms,
+        }
     }
 
     /// A verdict that does not count: on what it never held or holds no longer.

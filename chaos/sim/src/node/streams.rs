@@ -80,7 +80,9 @@ impl Live {
     /// A call of a client was answered here: if its stream is here, that is where the deliveries go down.
     pub(super) fn stream_answered(&mut self, client: usize, result: &CallResult) {
         let Some(stream) = self.streams.open.get_mut(&client) else { return };
-        let CallResult::Done { reply: AnyReply::Channel(Reply::Exchanged(exchanged)), .. } = result else { return };
+        let CallResult::Done { reply: AnyReply::Channel(Reply::Exchanged(exchanged)), .. } = result else {
+            return;
+        };
         let Exchanged { results, handed, .. } = &**exchanged;
         for result in results {
             if [DELIVERY_LOST.code, MESSAGE_UNKNOWN.code].contains(&result.reason.as_str()) {
@@ -99,8 +101,13 @@ impl Live {
     pub(super) fn tend_streams(&mut self, w: &mut Core) {
         let now = self.now_ms(w);
         let silent = |stream: &Stream| now.saturating_sub(stream.heard_ms) > PATIENCE_MS;
-        let ends: Vec<usize> =
-            self.streams.open.iter().filter(|(_, stream)| silent(stream)).map(|(client, _)| *client).collect();
+        let ends: Vec<usize> = self
+            .streams
+            .open
+            .iter()
+            .filter(|(_, stream)| silent(stream))
+            .map(|(client, _)| *client)
+            .collect();
         for client in ends {
             self.end_stream(w, client, false);
         }
@@ -116,7 +123,8 @@ impl Live {
     fn look_over(&mut self, w: &mut Core) {
         let mut streams = std::mem::take(&mut self.streams.open);
         for stream in streams.values_mut().filter(|stream| !stream.held.is_empty()) {
-            match load_state::<Channel>(&self.reader.view(), &crate::clients::places::channel(stream.channel)) {
+            match load_state::<Channel>(&self.reader.view(), &crate::clients::places::channel(stream.channel))
+            {
                 Ok(Some(read)) => {
                     let out: BTreeMap<&str, Token> = read
                         .state
