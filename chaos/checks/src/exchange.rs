@@ -1,8 +1,14 @@
 //! What must hold of channels and those who ask through them, judged commit by commit: a request is answered once, its
 //! message is in exactly one state until then, a delivery counts only with the newest token, bytes are kept as they came,
-//! a letter that comes again is known (`docs/channels.md`).
+//! a letter that comes again is known (`docs/channels.md`). What must hold of requests within requests is in `within`,
+//! of the clocks of deliveries in `clocks`.
 //!
 //! As in [`crate::hall`] the words and the picture of every message are the judge's own.
+
+mod clocks;
+mod within;
+
+pub use clocks::Why;
 
 use crate::{invariants::Invariant, survive::Breach};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +39,32 @@ pub struct Message {
     pub id: String,
     pub sequence: u64,
     pub body: Digest,
+    /// How many requests it lies within.
+    pub depth: u32,
+    /// From then on an answer is of no use.
+    pub expires_ms: Option<i64>,
+    /// What was asked of other channels on its account.
+    pub subs: Vec<Sub>,
     pub stand: Stand,
+}
+
+/// A request within a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sub {
+    pub id: String,
+    pub channel: String,
+    pub body: Digest,
+    /// Outcome and body.
+    pub answer: Option<(String, Option<Digest>)>,
+}
+
+/// A request within a request, as a connector wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub channel: String,
+    pub body: Digest,
+    /// From then on; `None`: nothing was said.
+    pub expires_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +124,8 @@ pub enum Happened {
         id: String,
         state: Asked,
         answer: Option<Digest>,
+        /// Bodies of what was asked of other channels on its account.
+        others: Vec<Digest>,
     },
     /// A case has taken a letter.
     CaseLetter {
@@ -117,7 +150,7 @@ pub enum Said {
     Reject(Option<Digest>),
     Fail,
     Progress,
-    Ask,
+    Ask(Vec<Wanted>),
 }
 
 /// What led to a commit.
@@ -157,6 +190,21 @@ pub struct Facts {
     pub letters: u64,
     pub letters_again: u64,
     pub bodies: u64,
+    /// Requests within requests: made, told back, that expired, and how deep the deepest lay.
+    pub within: u64,
+    pub within_answered: u64,
+    pub within_expired: u64,
+    pub deepest: u64,
+    /// Asks of connectors that went beyond a bound, and were refused.
+    pub impossible: u64,
+    /// Deliveries the leader heard to have arrived, and those that were given back.
+    pub acknowledged: u64,
+    pub given_back: u64,
+    /// Clocks that ran out, by why; those of an earlier leader's deliveries.
+    pub unheard: u64,
+    pub overdue: u64,
+    pub gone: u64,
+    pub overdue_anew: u64,
 }
 
 impl Facts {
@@ -170,6 +218,17 @@ impl Facts {
         self.letters += other.letters;
         self.letters_again += other.letters_again;
         self.bodies += other.bodies;
+        self.within += other.within;
+        self.within_answered += other.within_answered;
+        self.within_expired += other.within_expired;
+        self.deepest = self.deepest.max(other.deepest);
+        self.impossible += other.impossible;
+        self.acknowledged += other.acknowledged;
+        self.given_back += other.given_back;
+        self.unheard += other.unheard;
+        self.overdue += other.overdue;
+        self.gone += other.gone;
+        self.overdue_anew += other.overdue_anew;
     }
 }
 
@@ -177,8 +236,8 @@ impl Facts {
 struct Channel {
     /// By id.
     messages: BTreeMap<String, Message>,
-    /// Outcomes of those that left.
-    ended: BTreeMap<String, String>,
+    /// Those that left.
+    ended: BTreeMap<String, Left>,
     newest: Token,
     /// By outside id.
     letters: BTreeMap<String, (u64, Digest)>,
@@ -186,6 +245,15 @@ struct Channel {
     bodies: BTreeMap<u64, Digest>,
     /// Every outside id and number that ever went together.
     named: BTreeSet<(String, u64)>,
+}
+
+/// What whoever asked was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left {
+    outcome: String,
+    body: Option<Digest>,
+    /// Bodies of what was asked on its account.
+    others: Vec<Digest>,
 }
 
 #[derive(Debug)]
@@ -198,11 +266,14 @@ struct Request {
 pub struct Exchange {
     channels: BTreeMap<String, Channel>,
     requests: BTreeMap<String, Request>,
+    /// Requests within requests, with the moment after which none may live.
+    within: BTreeMap<String, i64>,
     case_letters: BTreeSet<(String, u64)>,
     /// Verdicts that counted: (id, token), of those that end a delivery.
     settled: BTreeSet<(String, Token)>,
     /// What was handed out: (id, token).
     handed: BTreeSet<(String, Token)>,
+    clocks: clocks::Clocks,
     facts: Facts,
     breaches: Vec<Breach>,
 }
@@ -223,14 +294,16 @@ impl Exchange {
         }
     }
 
-    /// One commit.
-    pub fn committed(&mut self, cause: &Cause, all: Vec<Happened>) {
+    /// One commit, decided at this time.
+    pub fn committed(&mut self, time_ms: i64, cause: &Cause, all: Vec<Happened>) {
         for what in all {
             match what {
-                Happened::Moved { channel, message, what } => self.moved(&channel, message, what, cause),
+                Happened::Moved { channel, message, what } => {
+                    self.moved(time_ms, &channel, message, what, cause);
+                }
                 Happened::Redriven { channel, message } => self.redriven(&channel, message),
                 Happened::Ended { channel, id, outcome, body } => {
-                    self.ended(&channel, id, outcome, body, cause);
+                    self.ended(time_ms, &channel, id, outcome, body, cause);
                 }
                 Happened::Letter { channel, number, outside_id, body } => {
                     self.letter(&channel, number, outside_id, body, cause);
@@ -239,7 +312,7 @@ impl Exchange {
                     let known = &mut self.channels.entry(channel).or_default().letters;
                     known.retain(|_, (number, _)| !numbers.contains(number));
                 }
-                Happened::Request { id, state, answer } => self.request(id, state, answer),
+                Happened::Request { id, state, answer, others } => self.request(id, state, answer, &others),
                 Happened::CaseLetter { case, channel, number, body } => {
                     let known = self.channels.get(&channel).and_then(|own| own.bodies.get(&number)).copied();
                     if known != Some(body) || !self.case_letters.insert((channel.clone(), number)) {
@@ -276,7 +349,7 @@ impl Exchange {
         }
     }
 
-    fn moved(&mut self, channel: &str, message: Message, what: Move, cause: &Cause) {
+    fn moved(&mut self, time_ms: i64, channel: &str, message: Message, what: Move, cause: &Cause) {
         let id = message.id.clone();
         let own = self.channels.entry(channel.to_owned()).or_default();
         let before = own.messages.get(&id).cloned();
@@ -285,6 +358,7 @@ impl Exchange {
             if before.is_some() || gone {
                 self.breach(Invariant::AnsweredOnce, format!("{channel} takes {id} again"));
             }
+            self.taken_within(channel, &message);
         } else {
             match &before {
                 None => {
@@ -292,7 +366,9 @@ impl Exchange {
                     self.breach(Invariant::AnsweredOnce, text);
                 }
                 Some(before) => {
-                    let same = before.sequence == message.sequence && before.body == message.body;
+                    let same = before.sequence == message.sequence
+                        && before.body == message.body
+                        && (before.depth, before.expires_ms) == (message.depth, message.expires_ms);
                     if !same || !follows(&before.stand, what, &message.stand) {
                         let text = format!("{what:?} took {before:?} to {message:?}");
                         self.breach(Invariant::AnsweredOnce, text);
@@ -302,8 +378,12 @@ impl Exchange {
         }
         let leaves =
             matches!(what, Move::Failed | Move::Unheard | Move::Buried | Move::Asked | Move::Progressed);
-        if leaves && let Err(text) = self.allowed(before.as_ref().map(|m| &m.stand), &id, cause) {
-            self.breach(Invariant::TokenNewest, text);
+        let said = self.allowed(before.as_ref().map(|m| &m.stand), &id, cause);
+        if leaves && let Err(text) = &said {
+            self.breach(Invariant::TokenNewest, text.clone());
+        }
+        if let Some(before) = &before {
+            self.others_of(time_ms, channel, (before, &message), what, &said.unwrap_or_default());
         }
         if let (Move::HandedOut, Stand::Out { token, connector }) = (what, &message.stand) {
             self.facts.handed += 1;
@@ -314,6 +394,10 @@ impl Exchange {
                 self.breach(Invariant::TokenNewest, text);
             }
             self.handed.insert((id.clone(), *token));
+            self.clocks.handed(&id, *token);
+        }
+        if let (Move::Progressed, Stand::Out { token, .. }) = (what, &message.stand) {
+            self.clocks.progressed(&id, *token);
         }
         match what {
             Move::Unheard => self.facts.lapsed += 1,
@@ -346,6 +430,7 @@ impl Exchange {
             before.stand == Stand::Dead
                 && before.sequence < message.sequence
                 && before.body == message.body
+                && before.subs == message.subs
                 && message.stand == Stand::Ready
         });
         if !fine {
@@ -354,11 +439,25 @@ impl Exchange {
         }
     }
 
-    fn ended(&mut self, channel: &str, id: String, outcome: String, body: Option<Digest>, cause: &Cause) {
+    fn ended(
+        &mut self,
+        time_ms: i64,
+        channel: &str,
+        id: String,
+        outcome: String,
+        body: Option<Digest>,
+        cause: &Cause,
+    ) {
         self.facts.answered += 1;
         let own = self.channels.entry(channel.to_owned()).or_default();
         let before = own.messages.remove(&id);
-        let again = own.ended.insert(id.clone(), outcome.clone());
+        if let Some(before) = &before {
+            self.leaves(time_ms, before, &outcome);
+        }
+        let others = before.as_ref().map(|before| self.others(before)).unwrap_or_default();
+        let left = Left { outcome: outcome.clone(), body, others };
+        let own = self.channels.entry(channel.to_owned()).or_default();
+        let again = own.ended.insert(id.clone(), left);
         if before.is_none() || again.is_some() {
             let text =
                 format!("{channel} ends {id} as {outcome}; it was {before:?}, and ended {again:?} before");
@@ -414,7 +513,7 @@ impl Exchange {
         }
     }
 
-    fn request(&mut self, id: String, state: Asked, answer: Option<Digest>) {
+    fn request(&mut self, id: String, state: Asked, answer: Option<Digest>, others: &[Digest]) {
         let before = self.requests.get(&id).map(|request| request.state.clone());
         let fine = match (&before, &state) {
             (None, Asked::Planned | Asked::Sent)
@@ -435,12 +534,18 @@ impl Exchange {
             let ended = self.channels.values().find_map(|channel| channel.ended.get(&id));
             // What a channel did not take it never ended.
             let same = match ended {
-                Some(ended) => ended == outcome,
+                Some(ended) => ended.outcome == *outcome,
                 None => outcome == "refused",
             };
+            // What passed between channels is kept as long as the answer (R-I2): the case must know of it.
+            let known = ended.is_none_or(|ended| ended.others == others && ended.body == answer);
             if !same {
                 let text = format!("case was told {outcome} of {id}, which ended as {ended:?}");
                 self.breach(Invariant::AnsweredOnce, text);
+            }
+            if !known {
+                let text = format!("the case of {id} does not name the bodies that belong to it");
+                self.breach(Invariant::BodiesKept, text);
             }
         }
         self.facts.bodies += u64::from(answer.is_some());
@@ -451,12 +556,13 @@ impl Exchange {
     pub fn told(&mut self, verdict: &Verdict, reason: &str) {
         let (id, token) = (&verdict.id, verdict.token);
         if !reason.is_empty() {
+            self.told_impossible(verdict, reason);
             self.facts.old_tokens += u64::from(reason == "DELIVERY_LOST");
             return;
         }
         let counted = match verdict.said {
             Said::Progress => self.handed.contains(&(id.clone(), token)),
-            Said::Complete(_) | Said::Reject(_) | Said::Fail | Said::Ask => {
+            Said::Complete(_) | Said::Reject(_) | Said::Fail | Said::Ask(_) => {
                 self.settled.contains(&(id.clone(), token))
             }
         };

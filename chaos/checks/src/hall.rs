@@ -1,9 +1,12 @@
 //! What must hold of an office's queue whatever happens, judged from what happened to it, commit by commit: nobody is
 //! lost, nobody is served twice, numbers and slots are given once, nobody waits beyond the fairness bound, who was put
-//! off comes back, and windows that nobody attends are left and taken up again (`docs/queue.md`).
+//! off comes back, and windows that nobody attends are left and taken up again (`docs/queue.md`). Outside queue systems are
+//! judged in [`outside`].
 //!
 //! The words are the checkers' own, as in [`crate::history`]; the simulator translates. The judge keeps its own picture of
 //! every ticket from what it was told and never looks at the product's, except in the end, to compare the two.
+
+pub mod outside;
 
 use crate::{
     history::{Day, TicketName},
@@ -25,6 +28,8 @@ pub struct Rules {
     pub fairness_ms: i64,
     /// Letters of groups each window serves; empty: all.
     pub windows: BTreeMap<String, Vec<char>>,
+    /// Outside queue systems, and who speaks for each.
+    pub outside: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Where a ticket is.
@@ -50,6 +55,8 @@ pub struct Ticket {
     pub at_head: bool,
     pub revision: u32,
     pub stand: Stand,
+    /// System and name there of one that an outside system registered.
+    pub outside: Option<outside::Outside>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +150,11 @@ pub struct Facts {
     pub unattended: u64,
     pub slots: u64,
     pub told: u64,
+    /// Events of outside systems that were taken, and that they were told.
+    pub outside: u64,
+    pub told_outside: u64,
+    /// Tellings that were refused because nobody named who told.
+    pub foreign: u64,
 }
 
 impl Facts {
@@ -155,6 +167,9 @@ impl Facts {
         self.unattended += other.unattended;
         self.slots += other.slots;
         self.told += other.told;
+        self.outside += other.outside;
+        self.told_outside += other.told_outside;
+        self.foreign += other.foreign;
     }
 }
 
@@ -168,6 +183,7 @@ pub struct Hall {
     day: Day,
     windows: BTreeMap<String, Window>,
     slots: BTreeMap<String, Slot>,
+    outside: outside::Book,
     facts: Facts,
     breaches: Vec<Breach>,
 }
@@ -276,6 +292,7 @@ impl Hall {
         if name.day < self.day {
             self.breach(Invariant::NumbersUnique, format!("{} is of a day before {}", show(&name), self.day));
         }
+        self.named_outside(&ticket);
         self.day = self.day.max(name.day);
         let mut letters = name.number.chars();
         let letter = letters.next().unwrap_or('?');

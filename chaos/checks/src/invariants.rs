@@ -56,9 +56,12 @@ catalogue! {
     FairTurn "fair-turn" "nobody is passed over beyond the fairness bound";
     DeferredBack "deferred-back" "who was put off comes back when the time is over, and not before";
     WindowAttended "window-attended" "a window whose workstation is lost is left in time, gives its visitor back, and is taken up again";
+    OutsideOnce "outside-once" "an event of an outside queue system takes effect once, and what such a system is told is whole";
     AnsweredOnce "answered-once" "a request to a channel is answered once, and its message is in exactly one state until then";
     TokenNewest "token-newest" "a delivery counts only with its message's newest token";
     BodiesKept "bodies-kept" "what was sent and received is kept byte for byte";
+    LeaseKept "lease-kept" "a delivery has its whole time, to be acknowledged and to be worked on, and anew under a new leader";
+    AsksBounded "asks-bounded" "a request waits for all requests within it; these are bounded in number, depth and time";
     LetterOnce "letter-once" "a letter that comes again is known";
 }
 

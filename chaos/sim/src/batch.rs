@@ -157,9 +157,19 @@ impl BatchReport {
             let seen = [
                 ("visitors served", hall.served),
                 ("visitors returned to the head", hall.to_head),
+                ("events of outside queue systems", hall.outside),
+                ("strangers who spoke for one", hall.foreign),
                 ("deliveries that lapsed", exchange.lapsed),
                 ("messages buried", exchange.buried),
                 ("old tokens", exchange.old_tokens),
+                ("deliveries that lapsed unheard", exchange.unheard),
+                ("deliveries that lapsed overdue", exchange.overdue),
+                ("deliveries of a connector that said goodbye", exchange.gone),
+                ("deliveries of an earlier leader that lapsed", exchange.overdue_anew),
+                ("requests within requests that were answered", exchange.within_answered),
+                ("requests within requests that expired", exchange.within_expired),
+                ("requests as deep as they may lie", exchange.deepest / 3),
+                ("asks beyond a bound", exchange.impossible),
             ];
             let unseen: Vec<&str> = seen.iter().filter(|(_, n)| *n == 0).map(|(what, _)| *what).collect();
             if self.kinds.len() == Kind::ALL.len() && !unseen.is_empty() {

@@ -90,8 +90,15 @@ pub enum Packet {
     Word(port::Word),
     /// A node tells the leader of the workstations attached to it, and how long they count as that.
     Attendance(Vec<(String, u64)>),
-    /// A node tells the leader what a connector said of its deliveries.
-    Deliveries(okno_runtime::channels::Ask),
+    /// A node asks the leader's keeper about deliveries, and is told.
+    Deliveries {
+        id: u64,
+        ask: okno_runtime::channels::Ask,
+    },
+    DeliveriesTold {
+        id: u64,
+        told: okno_runtime::channels::Told,
+    },
     Answer(Box<port::Event>),
 }
 
@@ -134,7 +141,8 @@ impl fmt::Debug for Packet {
             Self::Read { attempt, .. } => write!(f, "read, attempt {attempt}"),
             Self::Word(word) => write!(f, "{word:?}"),
             Self::Attendance(standing) => write!(f, "attendance {standing:?}"),
-            Self::Deliveries(ask) => write!(f, "{ask:?}"),
+            Self::Deliveries { id, ask } => write!(f, "question {id}: {ask:?}"),
+            Self::DeliveriesTold { id, told } => write!(f, "answer to question {id}: {told:?}"),
             Self::Answer(event) => write!(f, "{event:?}"),
         }
     }

@@ -36,8 +36,20 @@ pub const SAID: AttemptId = 0;
 pub enum Word {
     /// A workstation is there: its heartbeat.
     Here { workstation: String },
-    /// A connector speaks of its deliveries; for the leader's keeper.
-    Deliveries(okno_runtime::channels::Ask),
+    /// Of a connector's stream.
+    Stream { channel: &'static str, connector: &'static str, up: Up },
+}
+
+/// What a connector says on its stream. The first thing it says attaches it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Up {
+    Heartbeat,
+    /// These deliveries arrived.
+    Acknowledgement(Vec<okno_runtime::channels::Delivered>),
+    /// The connection ends; after a goodbye it will not come back for what it has.
+    End {
+        goodbye: bool,
+    },
 }
 
 /// A command as a workstation sends it; the node adds nothing but its own clock.

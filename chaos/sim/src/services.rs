@@ -4,7 +4,7 @@
 use crate::clients::{hall::StationSeen, places, translate};
 use okno_checks::{
     exchange::{self, Asked, Cause, Digest, Exchange},
-    hall::{self, Hall, Rules},
+    hall::{self, Hall, Rules, outside},
     history::TicketName,
     invariants::Invariant,
     survive::Breach,
@@ -14,13 +14,15 @@ use okno_domain::{
     channel::{self, Channel, MessageState},
     entity::{EntityRef, Kind, Principal, Row},
     exchange::{BodyRef, sha256},
-    queue::{self, BookingState, Queue, TicketState},
+    queue::{self, BookingState, OutsideEvent, OutsideHappened, Queue, TicketState},
+    refusal::OUTSIDE_FOREIGN,
     registry::{AnyCommand, AnyReply},
     rows,
     time::MINUTE_MS,
 };
 use okno_runtime::{
     call::CallResult,
+    channels::Delivered,
     codec::{self, CodecError, What},
     load::load_state,
     work::{entity_key, entity_ref},
@@ -33,6 +35,9 @@ use okno_storage::{
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use uuid::Uuid;
+
+/// Commits of one queue read at a time.
+const HISTORY_PAGE: usize = 1_024;
 
 /// Who asked what.
 #[derive(Debug, Clone)]
@@ -57,6 +62,8 @@ pub struct Services {
     requests: BTreeMap<Uuid, Request>,
     /// Requests that moved an entity, and where.
     done: BTreeMap<Uuid, u64>,
+    /// Strangers who spoke for an outside queue system, and were refused.
+    foreign: u64,
     breaches: Vec<Breach>,
 }
 
@@ -66,12 +73,53 @@ impl Services {
         let rules = Rules {
             fairness_ms: i64::from(places::FAIRNESS_MINUTES) * MINUTE_MS,
             windows: places::windows(),
+            outside: places::outside(),
         };
         (hall.is_some() || exchange).then(|| Self {
             hall: hall.map(|office| (office, Hall::new(rules))),
-            exchange: exchange.then(Exchange::default),
+            exchange: exchange.then(|| Exchange::with_leases(places::ACK_MS.into(), places::WORK_MS.into())),
             ..Self::default()
         })
+    }
+
+    /// What comes next happens then.
+    pub fn now(&mut self, now_us: u64) {
+        if let Some(judge) = &mut self.exchange {
+            judge.now(now_us);
+        }
+    }
+
+    /// Somebody leads in this term.
+    pub fn leads(&mut self, term: u64) {
+        if let Some(judge) = &mut self.exchange {
+            judge.leads(term);
+        }
+    }
+
+    /// The leader's keeper has heard that a delivery arrived.
+    pub fn acknowledged(&mut self, term: u64, id: &str, of: channel::Token) {
+        if let Some(judge) = &mut self.exchange {
+            judge.acknowledged(term, id, token(of));
+        }
+    }
+
+    /// A node says that the way to whoever has these is lost.
+    pub fn given_back(&mut self, deliveries: &[Delivered], gone: bool) {
+        if let Some(judge) = &mut self.exchange {
+            deliveries.iter().for_each(|own| judge.given_back(&own.id, token(own.token), gone));
+        }
+    }
+
+    /// The leader's keeper says that the clocks of these have run out.
+    pub fn lapses(&mut self, term: u64, lapsed: &[channel::Lapsed]) {
+        let why = |why| match why {
+            channel::Lapse::Unheard => exchange::Why::Unheard,
+            channel::Lapse::Overdue => exchange::Why::Overdue,
+            channel::Lapse::Gone => exchange::Why::Gone,
+        };
+        if let Some(judge) = &mut self.exchange {
+            lapsed.iter().for_each(|own| judge.lapses(term, &own.id, token(own.token), why(own.why)));
+        }
     }
 
     /// A call sets out.
@@ -91,8 +139,9 @@ impl Services {
 
     /// What was judged, for people.
     pub fn facts(&self) -> Facts {
+        let hall = self.hall.as_ref().map(|(_, hall)| hall.facts()).unwrap_or_default();
         Facts {
-            hall: self.hall.as_ref().map(|(_, hall)| hall.facts()).unwrap_or_default(),
+            hall: hall::Facts { foreign: self.foreign, ..hall },
             exchange: self.exchange.as_ref().map(Exchange::facts).unwrap_or_default(),
         }
     }
@@ -127,17 +176,33 @@ impl Services {
         request: Option<&Request>,
         time_ms: i64,
     ) -> Result<(), CodecError> {
+        let telling = request.and_then(telling);
         let Some((_, judge)) = self.hall.as_mut().filter(|(office, _)| *office == this.id) else {
+            if let Some(telling) = telling {
+                let text = format!("{this}, which names no outside system, took {telling:?}");
+                self.breaches.push((Invariant::Refused, text));
+            }
             return Ok(());
         };
-        let numbered = match request.map(|request| &request.command) {
-            Some(AnyCommand::Queue(queue::Command::CallNumber { ticket, .. })) => Some(ticket),
-            _ => None,
+        let by_number = |ticket: &queue::Ticket| match request.map(|request| &request.command) {
+            Some(AnyCommand::Queue(queue::Command::CallNumber { ticket: named, .. })) => {
+                *named == ticket.ticket
+            }
+            Some(AnyCommand::Queue(queue::Command::Outside(event))) => {
+                let named = ticket.outside.as_ref();
+                matches!(event.happened, OutsideHappened::Called { .. })
+                    && named.is_some_and(|own| (&own.system, &own.number) == (&event.system, &event.ticket))
+            }
+            _ => false,
         };
+        let mut taken = Vec::new();
         for event in events::<queue::Event>(Kind::Queue, commit)? {
+            if let Some(told) = told_outside(&this.id, &event, commit.time_ms) {
+                judge.tells_outside(told);
+            }
             let what = match event {
                 queue::Event::Moved(moved) => hall::Happened::Moved {
-                    by_number: numbered == Some(&moved.ticket.ticket),
+                    by_number: by_number(&moved.ticket),
                     ticket: ticket(&moved.ticket),
                     what: hall_move(moved.what),
                 },
@@ -153,10 +218,19 @@ impl Services {
                         .map(str::to_owned)
                         .collect(),
                 ),
+                queue::Event::OutsideTaken(seen) => {
+                    taken.push(outside::Taken {
+                        day: translate::day(seen.day),
+                        event: (seen.system.clone(), seen.id.clone()),
+                        ticket: seen.ticket.as_ref().map(translate::ticket_name),
+                    });
+                    continue;
+                }
                 _ => continue,
             };
             judge.happened(time_ms, what);
         }
+        judge.told_by_outside(telling.as_ref(), &taken);
         Ok(())
     }
 
@@ -200,7 +274,7 @@ impl Services {
                 | channel::Event::Accounted(_) => continue,
             });
         }
-        judge.committed(&request.map_or(Cause::Other, cause), all);
+        judge.committed(commit.time_ms, &request.map_or(Cause::Other, cause), all);
         Ok(())
     }
 
@@ -214,6 +288,7 @@ impl Services {
                         id: own.id.clone(),
                         state: asked(&own.state),
                         answer: own.answer.as_ref().map(|body| body.sha256),
+                        others: own.others.iter().map(|body| body.sha256).collect(),
                     }));
                 }
                 case::Event::LetterTaken(letter) => all.push(exchange::Happened::CaseLetter {
@@ -225,13 +300,30 @@ impl Services {
                 _ => {}
             }
         }
-        judge.committed(&Cause::Other, all);
+        judge.committed(commit.time_ms, &Cause::Other, all);
         Ok(())
     }
 
     /// Somebody was answered, perhaps long after they had given up.
     pub fn answered(&mut self, id: Uuid, result: &CallResult) {
-        let Some(Request { command, target, .. }) = self.requests.get(&id) else { return };
+        let Some(request @ Request { command, target, .. }) = self.requests.get(&id) else { return };
+        if let Some(telling) = telling(request) {
+            let named = self.hall.as_mut().filter(|(office, _)| *office == target.id);
+            match (named, result) {
+                (Some((_, judge)), CallResult::Done { reply: AnyReply::Queue(reply), .. }) => {
+                    let ticket = reply.ticket().map(|told| translate::ticket_name(&told.ticket));
+                    judge.answered_outside(&telling, ticket.as_ref());
+                }
+                (None, CallResult::Done { .. }) => {
+                    let text = format!("{target} names no outside system and answered {telling:?}");
+                    self.breaches.push((Invariant::Refused, text));
+                }
+                (_, CallResult::Refused(refusal)) if refusal.reason == OUTSIDE_FOREIGN.code => {
+                    self.foreign += 1;
+                }
+                _ => {}
+            }
+        }
         match (result, command) {
             (CallResult::Done { reply: AnyReply::Queue(reply), .. }, _) => {
                 if let (Some((_, judge)), Some(told)) = (&mut self.hall, reply.ticket()) {
@@ -270,6 +362,7 @@ impl Services {
                 &queue.map_or_else(hall::Held::default, |queue| held_queue(node, &queue.state)),
                 time_ms,
             );
+            judge.exported(node, &exported(view, office)?);
         }
         if let Some(judge) = &mut self.exchange {
             judge.held(&held_channels(node, view, cases)?);
@@ -339,6 +432,61 @@ fn told(judge: &mut Exchange, code: &str, command: &channel::Command, reply: &ch
     }
 }
 
+/// An event that an outside queue system tells.
+fn telling(request: &Request) -> Option<outside::Telling> {
+    let AnyCommand::Queue(queue::Command::Outside(event)) = &request.command else { return None };
+    Some(outside::Telling {
+        by: request.principal.id.clone(),
+        event: (event.system.clone(), event.id.clone()),
+        ticket: event.ticket.clone(),
+    })
+}
+
+/// What an outside queue system is told of an event of ours.
+fn told_outside(office: &str, event: &queue::Event, at_ms: i64) -> Option<outside::Told> {
+    use hall::Stand;
+    let queue::Event::Moved(moved) = event else { return None };
+    let told = OutsideEvent::of(office, event, at_ms)?;
+    let stand = match told.happened {
+        OutsideHappened::Called { window } | OutsideHappened::CalledAgain { window } => Stand::Called(window),
+        OutsideHappened::Begun { window } => Stand::InService(window),
+        OutsideHappened::PutOff { minutes, .. } => {
+            Stand::PutOff { until_ms: told.at_ms + i64::from(minutes) * MINUTE_MS }
+        }
+        OutsideHappened::Registered { .. }
+        | OutsideHappened::CameBack
+        | OutsideHappened::Redirected { .. }
+        | OutsideHappened::Returned { .. } => Stand::Waiting,
+        OutsideHappened::Finished { .. } | OutsideHappened::DidNotCome { .. } | OutsideHappened::Left => {
+            Stand::Ended
+        }
+    };
+    // Its day is that of the id, as whoever is told has nothing else.
+    let day = told.id.split(':').nth(1).and_then(|day| day.parse().ok()).unwrap_or(moved.ticket.ticket.day);
+    let ticket = TicketName { day: translate::day(day), number: told.ticket };
+    Some(outside::Told { id: told.id, ticket, stand })
+}
+
+/// Ids of what a node's journal tells of an office's queue to an outside system, from the beginning.
+fn exported(view: &StateView, office: &str) -> Result<Vec<String>, StorageError> {
+    let Ok(key) = entity_key(&places::queue(office)) else { return Ok(Vec::new()) };
+    let (mut ids, mut after) = (Vec::new(), 0);
+    loop {
+        let page = view.history(&key, after, HISTORY_PAGE)?;
+        for row in &page {
+            after = row.index;
+            // What cannot be read leaves a gap, which the judge sees.
+            let events =
+                row.events.iter().filter_map(|record| codec::decode(What::Event(Kind::Queue), record).ok());
+            let time_ms = row.time_ms;
+            ids.extend(events.filter_map(|event| Some(told_outside(office, &event, time_ms)?.id)));
+        }
+        if page.len() < HISTORY_PAGE {
+            return Ok(ids);
+        }
+    }
+}
+
 fn cause(request: &Request) -> Cause {
     match &request.command {
         AnyCommand::Channel(channel::Command::Exchange { verdicts, .. }) => Cause::Exchange {
@@ -367,9 +515,28 @@ fn said(verdict: &channel::Verdict) -> exchange::Verdict {
         channel::Said::Reject { body, .. } => exchange::Said::Reject(body.as_ref().map(|body| body.sha256())),
         channel::Said::Fail { .. } => exchange::Said::Fail,
         channel::Said::Progress { .. } => exchange::Said::Progress,
-        channel::Said::Ask { .. } => exchange::Said::Ask,
+        channel::Said::Ask { requests } => exchange::Said::Ask(requests.iter().map(wanted).collect()),
     };
     exchange::Verdict { id: verdict.id.clone(), token: token(verdict.token), said }
+}
+
+fn wanted(request: &channel::SubAsk) -> exchange::Wanted {
+    exchange::Wanted {
+        channel: request.channel.clone(),
+        body: request.body.sha256(),
+        expires_ms: request.expires_ms.map(i64::from),
+    }
+}
+
+fn sub(own: &channel::SubRequest) -> exchange::Sub {
+    let answer = own.answer.as_ref();
+    exchange::Sub {
+        id: own.id.clone(),
+        channel: own.channel.clone(),
+        body: own.body.sha256,
+        answer: answer
+            .map(|told| (told.outcome.name().to_owned(), told.body.as_ref().map(|body| body.sha256))),
+    }
 }
 
 fn message(own: &channel::Outgoing) -> exchange::Message {
@@ -377,6 +544,9 @@ fn message(own: &channel::Outgoing) -> exchange::Message {
         id: own.id.clone(),
         sequence: own.sequence,
         body: own.body.sha256,
+        depth: own.depth.into(),
+        expires_ms: own.expires_ms,
+        subs: own.subs.iter().map(sub).collect(),
         stand: match &own.state {
             MessageState::Ready => exchange::Stand::Ready,
             MessageState::Delayed { .. } => exchange::Stand::Delayed,
@@ -419,6 +589,7 @@ fn ticket(own: &queue::Ticket) -> hall::Ticket {
         bound: own.bound.clone(),
         at_head: own.at_head,
         revision: own.revision,
+        outside: own.outside.as_ref().map(|own| (own.system.clone(), own.number.clone())),
         stand: match &own.state {
             TicketState::Waiting => hall::Stand::Waiting,
             TicketState::Called { window, .. } => hall::Stand::Called(window.clone()),
@@ -512,6 +683,9 @@ fn held_channels<'a>(
                 body(format!("request {}", own.id), &own.body)?;
                 if let Some(answer) = &own.answer {
                     body(format!("the answer to {}", own.id), answer)?;
+                }
+                for other in &own.others {
+                    body(format!("what passed between channels for {}", own.id), other)?;
                 }
             }
         }

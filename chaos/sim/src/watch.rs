@@ -117,6 +117,9 @@ impl Watch {
     }
 
     pub fn leads(&mut self, node: usize, term: u64) {
+        if let Some(services) = &mut self.services {
+            services.leads(term);
+        }
         let known = *self.leaders.entry(term).or_insert_with(|| {
             self.figures.terms += 1;
             node
@@ -388,6 +391,10 @@ impl Watch {
             Invariant::WindowAttended => {
                 Some(format!("{} windows left, {} visitors returned", hall.unattended, hall.to_head))
             }
+            Invariant::OutsideOnce => Some(format!(
+                "{} events taken, {} told, {} refused to strangers",
+                hall.outside, hall.told_outside, hall.foreign
+            )),
             Invariant::AnsweredOnce => {
                 Some(format!("{} requests, {} answered", exchange.asked, exchange.answered))
             }
@@ -396,6 +403,19 @@ impl Watch {
                 exchange.handed, exchange.lapsed, exchange.old_tokens
             )),
             Invariant::BodiesKept => Some(format!("{} bodies", exchange.bodies)),
+            Invariant::LeaseKept => Some(format!(
+                "{} acknowledged, {} given back, {} lapsed unheard, {} overdue ({} of an earlier leader), {} gone",
+                exchange.acknowledged,
+                exchange.given_back,
+                exchange.unheard,
+                exchange.overdue,
+                exchange.overdue_anew,
+                exchange.gone
+            )),
+            Invariant::AsksBounded => Some(format!(
+                "{} requests within requests, {} told back, {} of them expired, {} beyond a bound",
+                exchange.within, exchange.within_answered, exchange.within_expired, exchange.impossible
+            )),
             Invariant::LetterOnce => {
                 Some(format!("{} letters, {} came again", exchange.letters, exchange.letters_again))
             }

@@ -151,6 +151,9 @@ impl World {
             return;
         };
         self.w.now = entry.at;
+        if let Some(services) = &mut self.w.watch.services {
+            services.now(entry.at);
+        }
         let counted = match entry.to {
             To::Node { node, boot } => self.at_node(node, boot, entry),
             To::World => self.at_world(entry),
@@ -285,12 +288,13 @@ impl World {
             }
             (At::Client(client), Packet::Read { attempt, query }) => live.read(w, client, attempt, query),
             (At::Client(client), Packet::Word(word)) => {
-                if !live.hear_word(w, word) {
+                if !live.hear_word(w, client, word) {
                     w.broken(client, SAID, false, 2_000);
                 }
             }
             (At::Node(_), Packet::Attendance(standing)) => live.told_of_stations(w, standing),
-            (At::Node(_), Packet::Deliveries(ask)) => live.deliveries(w, ask),
+            (At::Node(from), Packet::Deliveries { id, ask }) => live.asked_of_deliveries(w, from, id, &ask),
+            (At::Node(_), Packet::DeliveriesTold { id, told }) => live.told_of_deliveries(id, told),
             _ => return false,
         }
         self.mix(42, node);

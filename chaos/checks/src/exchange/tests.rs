@@ -2,11 +2,14 @@
 
 use super::*;
 
+/// When everything here happens.
+const NOW: i64 = 1_000;
 const BODY: Digest = [1; 32];
 const ANSWER: Digest = [2; 32];
 
 fn message(id: &str, stand: Stand) -> Message {
-    Message { id: id.into(), sequence: 1, body: BODY, stand }
+    let (depth, expires_ms, subs) = (0, None, Vec::new());
+    Message { id: id.into(), sequence: 1, body: BODY, depth, expires_ms, subs, stand }
 }
 
 fn moved(id: &str, what: Move, stand: Stand) -> Happened {
@@ -27,7 +30,11 @@ fn take() -> Cause {
 }
 
 fn request(state: Asked) -> Happened {
-    Happened::Request { id: "c.1".into(), state, answer: None }
+    let answer = match &state {
+        Asked::Closed(outcome) if outcome == "answered" => Some(ANSWER),
+        _ => None,
+    };
+    Happened::Request { id: "c.1".into(), state, answer, others: Vec::new() }
 }
 
 fn ended(outcome: &str, body: Option<Digest>) -> Happened {
@@ -37,9 +44,9 @@ fn ended(outcome: &str, body: Option<Digest>) -> Happened {
 /// A request that was sent, accepted and handed out with token 1.
 fn asked() -> Exchange {
     let mut exchange = Exchange::default();
-    exchange.committed(&Cause::Other, vec![request(Asked::Sent)]);
-    exchange.committed(&Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
-    exchange.committed(&take(), vec![moved("c.1", Move::HandedOut, out(1))]);
+    exchange.committed(NOW, &Cause::Other, vec![request(Asked::Sent)]);
+    exchange.committed(NOW, &Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
+    exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(1))]);
     assert_eq!(exchange.take_breaches(), []);
     exchange
 }
@@ -52,11 +59,11 @@ fn broken(exchange: &mut Exchange) -> Vec<Invariant> {
 fn a_request_answered_once_is_believed() {
     let mut exchange = asked();
     let lapse = Cause::Lapse(vec![("c.1".into(), (0, 1, 1))]);
-    exchange.committed(&lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
-    exchange.committed(&take(), vec![moved("c.1", Move::HandedOut, out(2))]);
-    exchange.committed(&says(2, Said::Progress), vec![moved("c.1", Move::Progressed, out(2))]);
-    exchange.committed(&says(2, Said::Complete(Some(ANSWER))), vec![ended("answered", Some(ANSWER))]);
-    exchange.committed(&Cause::Other, vec![request(Asked::Closed("answered".into()))]);
+    exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
+    exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(2))]);
+    exchange.committed(NOW, &says(2, Said::Progress), vec![moved("c.1", Move::Progressed, out(2))]);
+    exchange.committed(NOW, &says(2, Said::Complete(Some(ANSWER))), vec![ended("answered", Some(ANSWER))]);
+    exchange.committed(NOW, &Cause::Other, vec![request(Asked::Closed("answered".into()))]);
     exchange.told(&Verdict { id: "c.1".into(), token: (0, 1, 2), said: Said::Complete(Some(ANSWER)) }, "");
     exchange.told_handed("c.1", (0, 1, 1));
     let held = Held {
@@ -80,46 +87,46 @@ fn an_old_token_that_counts_is_seen() {
     let lapse = Cause::Lapse(vec![("c.1".into(), (0, 1, 1))]);
     let again = || {
         let mut exchange = asked();
-        exchange.committed(&lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
-        exchange.committed(&take(), vec![moved("c.1", Move::HandedOut, out(2))]);
+        exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
+        exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(2))]);
         assert_eq!(exchange.take_breaches(), []);
         exchange
     };
     let mut exchange = again();
-    exchange.committed(&says(1, Said::Complete(None)), vec![ended("answered", None)]);
+    exchange.committed(NOW, &says(1, Said::Complete(None)), vec![ended("answered", None)]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
     let mut exchange = again();
-    exchange.committed(&lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
+    exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
     let mut exchange = again();
     let other = Cause::Exchange {
         connector: "two".into(),
         verdicts: vec![Verdict { id: "c.1".into(), token: (0, 1, 2), said: Said::Fail }],
     };
-    exchange.committed(&other, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
+    exchange.committed(NOW, &other, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
     let mut exchange = again();
     exchange.told(&Verdict { id: "c.1".into(), token: (0, 1, 2), said: Said::Complete(None) }, "");
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
     // A token that was given before is none.
     let mut exchange = asked();
-    exchange.committed(&lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
-    exchange.committed(&take(), vec![moved("c.1", Move::HandedOut, out(1))]);
+    exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
+    exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(1))]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
 }
 
 #[test]
 fn an_answer_too_many_or_another_is_seen() {
     let mut exchange = asked();
-    exchange.committed(&says(1, Said::Complete(Some(ANSWER))), vec![ended("answered", Some(BODY))]);
+    exchange.committed(NOW, &says(1, Said::Complete(Some(ANSWER))), vec![ended("answered", Some(BODY))]);
     assert_eq!(broken(&mut exchange), [Invariant::BodiesKept]);
-    exchange.committed(&Cause::Other, vec![ended("answered", None)]);
+    exchange.committed(NOW, &Cause::Other, vec![ended("answered", None)]);
     assert_eq!(broken(&mut exchange), [Invariant::AnsweredOnce, Invariant::TokenNewest]);
-    exchange.committed(&Cause::Other, vec![request(Asked::Closed("rejected".into()))]);
+    exchange.committed(NOW, &Cause::Other, vec![request(Asked::Closed("rejected".into()))]);
     assert_eq!(broken(&mut exchange), [Invariant::AnsweredOnce]);
-    exchange.committed(&Cause::Other, vec![request(Asked::Closed("answered".into()))]);
+    exchange.committed(NOW, &Cause::Other, vec![request(Asked::Closed("answered".into()))]);
     assert_eq!(broken(&mut exchange), [Invariant::AnsweredOnce], "closed twice");
-    exchange.committed(&Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
+    exchange.committed(NOW, &Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
     assert_eq!(broken(&mut exchange), [Invariant::AnsweredOnce], "taken again");
     let mut exchange = asked();
     let held = Held {
@@ -142,27 +149,253 @@ fn a_letter_taken_twice_is_seen() {
     };
     let brought = Cause::Receive(vec![("out-1".into(), BODY)]);
     let mut exchange = Exchange::default();
-    exchange.committed(&brought, vec![letter(1, BODY)]);
-    exchange.committed(&Cause::Other, vec![letter(1, BODY)]);
+    exchange.committed(NOW, &brought, vec![letter(1, BODY)]);
+    exchange.committed(NOW, &Cause::Other, vec![letter(1, BODY)]);
     exchange.told_letter("registry", "out-1", 1, true);
     let case =
         || Happened::CaseLetter { case: "c".into(), channel: "registry".into(), number: 1, body: BODY };
-    exchange.committed(&Cause::Other, vec![case()]);
+    exchange.committed(NOW, &Cause::Other, vec![case()]);
     assert_eq!(exchange.take_breaches(), []);
-    exchange.committed(&Cause::Other, vec![case()]);
+    exchange.committed(NOW, &Cause::Other, vec![case()]);
     assert_eq!(broken(&mut exchange), [Invariant::LetterOnce]);
-    exchange.committed(&brought, vec![letter(2, BODY)]);
+    exchange.committed(NOW, &brought, vec![letter(2, BODY)]);
     assert_eq!(broken(&mut exchange), [Invariant::LetterOnce]);
     exchange.told_letter("registry", "out-2", 9, false);
     assert_eq!(broken(&mut exchange), [Invariant::LetterOnce]);
     let mut exchange = Exchange::default();
-    exchange.committed(&brought, vec![letter(1, ANSWER)]);
+    exchange.committed(NOW, &brought, vec![letter(1, ANSWER)]);
     assert_eq!(broken(&mut exchange), [Invariant::BodiesKept]);
     // Forgotten after its time it is a new one.
     let mut exchange = Exchange::default();
-    exchange.committed(&brought, vec![letter(1, BODY)]);
+    exchange.committed(NOW, &brought, vec![letter(1, BODY)]);
     let forgotten = Happened::LettersForgotten { channel: "registry".into(), numbers: vec![1] };
-    exchange.committed(&Cause::Other, vec![forgotten]);
-    exchange.committed(&brought, vec![letter(2, BODY)]);
+    exchange.committed(NOW, &Cause::Other, vec![forgotten]);
+    exchange.committed(NOW, &brought, vec![letter(2, BODY)]);
     assert_eq!(exchange.take_breaches(), []);
+}
+
+fn wanted(channel: &str) -> Wanted {
+    Wanted { channel: channel.into(), body: BODY, expires_ms: Some(500) }
+}
+
+fn sub(n: u32, channel: &str, answer: Option<(&str, Option<Digest>)>) -> Sub {
+    let answer = answer.map(|(outcome, body)| (outcome.to_owned(), body));
+    Sub { id: format!("c.1.{n}"), channel: channel.into(), body: BODY, answer }
+}
+
+fn with(subs: &[Sub], what: Move, stand: Stand) -> Happened {
+    let message = Message { subs: subs.to_vec(), ..message("c.1", stand) };
+    Happened::Moved { channel: "registry".into(), message, what }
+}
+
+/// What the archive does with the first of the requests within.
+fn there(what: Move, expires_ms: Option<i64>, stand: Stand) -> Happened {
+    let message = Message { depth: 1, expires_ms, ..message("c.1.1", stand) };
+    Happened::Moved { channel: "archive".into(), message, what }
+}
+
+fn ended_there(outcome: &str, body: Option<Digest>) -> Happened {
+    let (channel, outcome) = ("archive".into(), outcome.into());
+    Happened::Ended { channel, id: "c.1.1".into(), outcome, body }
+}
+
+/// A request on whose account two others are asked: the archive, and one that takes nothing.
+fn asking() -> Exchange {
+    let mut exchange = asked();
+    let ask = says(1, Said::Ask(vec![wanted("archive"), wanted("nowhere")]));
+    let subs = [sub(1, "archive", None), sub(2, "nowhere", None)];
+    exchange.committed(NOW, &ask, vec![with(&subs, Move::Asked, Stand::Asking)]);
+    assert_eq!(exchange.take_breaches(), []);
+    exchange
+}
+
+#[test]
+fn requests_within_a_request_are_believed() {
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW + 500), Stand::Ready)]);
+    let refused = sub(2, "nowhere", Some(("refused", None)));
+    let subs = [sub(1, "archive", None), refused.clone()];
+    exchange.committed(NOW, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Asking)]);
+    exchange.committed(NOW + 500, &Cause::Other, vec![ended_there("expired", None)]);
+    let subs = [sub(1, "archive", Some(("expired", None))), refused];
+    exchange.committed(NOW + 501, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Ready)]);
+    exchange.committed(NOW + 502, &take(), vec![with(&subs, Move::HandedOut, out(2))]);
+    let complete = says(2, Said::Complete(Some(ANSWER)));
+    exchange.committed(NOW + 503, &complete, vec![ended("answered", Some(ANSWER))]);
+    let closed = |others| {
+        let state = Asked::Closed("answered".into());
+        vec![Happened::Request { id: "c.1".into(), state, answer: Some(ANSWER), others }]
+    };
+    exchange.committed(NOW + 504, &Cause::Other, closed(vec![BODY, BODY]));
+    assert_eq!(exchange.take_breaches(), []);
+    let facts = exchange.facts();
+    assert_eq!((facts.within, facts.within_answered, facts.within_expired, facts.deepest), (2, 2, 1, 1));
+}
+
+#[test]
+fn bodies_that_a_case_does_not_name_are_seen() {
+    let mut exchange = asked();
+    let ask = says(1, Said::Ask(vec![wanted("archive")]));
+    let subs = [sub(1, "archive", None)];
+    exchange.committed(NOW, &ask, vec![with(&subs, Move::Asked, Stand::Asking)]);
+    let subs = [sub(1, "archive", Some(("refused", None)))];
+    exchange.committed(NOW, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Ready)]);
+    exchange.committed(NOW, &take(), vec![with(&subs, Move::HandedOut, out(2))]);
+    exchange.committed(NOW, &says(2, Said::Complete(Some(ANSWER))), vec![ended("answered", Some(ANSWER))]);
+    assert_eq!(exchange.take_breaches(), []);
+    exchange.committed(NOW, &Cause::Other, vec![request(Asked::Closed("answered".into()))]);
+    assert_eq!(broken(&mut exchange), [Invariant::BodiesKept]);
+}
+
+#[test]
+fn a_message_that_does_not_wait_for_all_is_seen() {
+    let refused = sub(2, "nowhere", Some(("refused", None)));
+    // It waits for its turn again though one is open.
+    let mut exchange = asking();
+    let subs = [sub(1, "archive", None), refused.clone()];
+    exchange.committed(NOW, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Ready)]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    exchange.committed(NOW, &take(), vec![with(&subs, Move::HandedOut, out(2))]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    // It ends.
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![ended("withdrawn", None)]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    // It waits on though all have answered.
+    let mut exchange = asking();
+    let subs = [sub(1, "archive", Some(("refused", None))), sub(2, "nowhere", None)];
+    exchange.committed(NOW, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Asking)]);
+    let subs = [sub(1, "archive", Some(("refused", None))), refused];
+    exchange.committed(NOW, &Cause::Other, vec![with(&subs, Move::SubAnswered, Stand::Asking)]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+}
+
+#[test]
+fn an_answer_that_nobody_gave_and_one_told_twice_are_seen() {
+    let told = |outcome, body, stand| {
+        let subs = [sub(1, "archive", Some((outcome, body))), sub(2, "nowhere", None)];
+        vec![with(&subs, Move::SubAnswered, stand)]
+    };
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, told("answered", Some(ANSWER), Stand::Asking));
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded], "nobody answered");
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW + 500), Stand::Ready)]);
+    exchange.committed(NOW, &Cause::Other, told("refused", None, Stand::Asking));
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded], "it was taken");
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW + 500), Stand::Ready)]);
+    exchange.committed(NOW + 500, &Cause::Other, vec![ended_there("expired", None)]);
+    exchange.committed(NOW, &Cause::Other, told("expired", None, Stand::Asking));
+    assert_eq!(exchange.take_breaches(), []);
+    exchange.committed(NOW, &Cause::Other, told("expired", Some(BODY), Stand::Asking));
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded], "told twice");
+}
+
+#[test]
+fn requests_beyond_their_bounds_are_seen() {
+    let ask = |wanted: Vec<Wanted>, subs: &[Sub]| {
+        let mut exchange = asked();
+        exchange.committed(NOW, &says(1, Said::Ask(wanted)), vec![with(subs, Move::Asked, Stand::Asking)]);
+        broken(&mut exchange)
+    };
+    let many: Vec<_> = (1..=9).map(|n| sub(n, "archive", None)).collect();
+    assert_eq!(ask(vec![wanted("archive"); 8], &many[..8]), []);
+    assert_eq!(ask(vec![wanted("archive"); 9], &many), [Invariant::AsksBounded], "too many");
+    assert_eq!(
+        ask(vec![wanted("registry")], &[sub(1, "registry", None)]),
+        [Invariant::AsksBounded],
+        "itself"
+    );
+    assert_eq!(ask(vec![wanted("archive")], &[sub(1, "nowhere", None)]), [Invariant::AsksBounded], "another");
+    assert_eq!(ask(vec![wanted("archive")], &[sub(2, "archive", None)]), [Invariant::AsksBounded], "its id");
+    // One within must end by the time it was given, and lies one deeper.
+    for (expires_ms, fine) in [(Some(NOW + 500), true), (Some(NOW + 501), false), (None, false)] {
+        let mut exchange = asking();
+        exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, expires_ms, Stand::Ready)]);
+        assert_eq!(broken(&mut exchange).is_empty(), fine, "{expires_ms:?}");
+    }
+    let mut exchange = asked();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW), Stand::Ready)]);
+    assert!(broken(&mut exchange).contains(&Invariant::AsksBounded), "nobody asked");
+    // Nothing is handed out whose time is over, and nothing expires before it.
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW + 500), Stand::Ready)]);
+    exchange.committed(NOW + 499, &Cause::Other, vec![ended_there("expired", None)]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    let mut exchange = asking();
+    exchange.committed(NOW, &Cause::Other, vec![there(Move::Accepted, Some(NOW + 500), Stand::Ready)]);
+    exchange.committed(NOW + 500, &take(), vec![there(Move::HandedOut, Some(NOW + 500), out(2))]);
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    // What was within the bounds is not refused as beyond them.
+    let mut exchange = asked();
+    let verdict = Verdict { id: "c.1".into(), token: (0, 1, 1), said: Said::Ask(vec![wanted("archive")]) };
+    exchange.told(&verdict, "SUBREQUEST_IMPOSSIBLE");
+    assert_eq!(broken(&mut exchange), [Invariant::AsksBounded]);
+    let said = Said::Ask(vec![wanted("registry")]);
+    exchange.told(&Verdict { said, ..verdict }, "SUBREQUEST_IMPOSSIBLE");
+    assert_eq!(exchange.take_breaches(), []);
+}
+
+#[test]
+fn a_delivery_has_its_whole_time() {
+    const TOKEN: Token = (0, 1, 1);
+    let handed = || {
+        let mut exchange = Exchange::with_leases(1_000, 2_000);
+        exchange.leads(1);
+        exchange.now(1_000_000);
+        exchange.committed(NOW, &Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
+        exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(1))]);
+        exchange
+    };
+    let lapses = |exchange: &mut Exchange, now_us: u64, term: u64, why: Why| {
+        exchange.now(now_us);
+        exchange.lapses(term, "c.1", TOKEN, why);
+        let broken = broken(exchange);
+        assert!(broken.is_empty() || broken == [Invariant::LeaseKept]);
+        broken.is_empty()
+    };
+    // A fifth faster than true time is still sound.
+    assert!(!lapses(&mut handed(), 1_800_000, 1, Why::Unheard));
+    assert!(lapses(&mut handed(), 1_840_000, 1, Why::Unheard));
+    assert!(!lapses(&mut handed(), 9_000_000, 1, Why::Overdue), "nobody works on it");
+    assert!(!lapses(&mut handed(), 9_000_000, 1, Why::Gone), "nobody said goodbye");
+    let acknowledged = || {
+        let mut exchange = handed();
+        exchange.now(1_500_000);
+        exchange.acknowledged(1, "c.1", TOKEN);
+        exchange
+    };
+    assert!(!lapses(&mut acknowledged(), 9_000_000, 1, Why::Unheard), "it was heard of");
+    assert!(!lapses(&mut acknowledged(), 3_000_000, 1, Why::Overdue));
+    assert!(lapses(&mut acknowledged(), 3_200_000, 1, Why::Overdue));
+    // A report begins the work time anew.
+    let mut reported = acknowledged();
+    reported.now(3_000_000);
+    reported.committed(NOW, &says(1, Said::Progress), vec![moved("c.1", Move::Progressed, out(1))]);
+    assert!(!lapses(&mut reported, 3_200_000, 1, Why::Overdue));
+    assert!(lapses(&mut reported, 4_700_000, 1, Why::Overdue));
+    // The way is lost: what was not acknowledged goes back at once, what was stays until a goodbye.
+    for (gone, overdue) in [(false, false), (true, true)] {
+        let mut lost = handed();
+        lost.given_back("c.1", TOKEN, gone);
+        assert!(lapses(&mut lost, 1_100_000, 1, Why::Unheard));
+        let mut lost = acknowledged();
+        lost.given_back("c.1", TOKEN, gone);
+        assert!(!lapses(&mut lost, 1_600_000, 1, Why::Overdue));
+        assert_eq!(lapses(&mut lost, 1_600_000, 1, Why::Gone), overdue);
+    }
+    // A new leader grants one whole work time, acknowledged or not.
+    let led_anew = || {
+        let mut exchange = handed();
+        exchange.now(5_000_000);
+        exchange.leads(2);
+        exchange
+    };
+    assert!(!lapses(&mut led_anew(), 9_000_000, 2, Why::Unheard));
+    assert!(!lapses(&mut led_anew(), 6_600_000, 2, Why::Overdue));
+    assert!(lapses(&mut led_anew(), 6_700_000, 2, Why::Overdue));
+    let mut unknown = handed();
+    unknown.lapses(1, "c.1", (0, 1, 9), Why::Unheard);
+    assert_eq!(broken(&mut unknown), [Invariant::LeaseKept]);
 }

@@ -9,9 +9,8 @@ fn name(number: &str) -> TicketName {
 }
 
 fn ticket(number: &str, since_ms: i64, revision: u32, stand: Stand) -> Ticket {
-    Ticket {
-        name: name(number), group: 'А', since_ms, bound: String::new(), at_head: false, revision, stand
-    }
+    let (bound, outside) = (String::new(), None);
+    Ticket { name: name(number), group: 'А', since_ms, bound, at_head: false, revision, stand, outside }
 }
 
 fn moved(ticket: Ticket, what: Move) -> Happened {
@@ -20,7 +19,8 @@ fn moved(ticket: Ticket, what: Move) -> Happened {
 
 fn hall() -> Hall {
     let windows = BTreeMap::from([("1".to_owned(), vec![]), ("2".to_owned(), vec!['А'])]);
-    Hall::new(Rules { fairness_ms: B, windows })
+    let outside = BTreeMap::from([("elq".to_owned(), BTreeSet::from(["elq-1".to_owned()]))]);
+    Hall::new(Rules { fairness_ms: B, windows, outside })
 }
 
 /// Everything of it happened, a second apart; what broke.
@@ -236,4 +236,101 @@ fn a_slot_is_one_visitors() {
         slot("1", SlotStand::Came(name("А001"))),
     ];
     assert_eq!(broken(&mut hall(), again), [Invariant::SlotOnce]);
+}
+
+mod from_outside {
+    use super::super::{outside::*, *};
+
+    const DAY: Day = 20_260_228;
+
+    fn name(number: &str) -> TicketName {
+        TicketName { day: DAY, number: number.into() }
+    }
+
+    fn told(by: &str, event: &str) -> Telling {
+        Telling { by: by.into(), event: ("elq".into(), event.into()), ticket: "v1".into() }
+    }
+
+    fn took(event: &str, day: Day) -> Taken {
+        Taken { day, event: ("elq".into(), event.into()), ticket: Some(name("А001")) }
+    }
+
+    /// A visitor whom the outside system registered.
+    fn registered() -> Hall {
+        let mut hall = super::hall();
+        let outside = Some(("elq".to_owned(), "v1".to_owned()));
+        let ticket = Ticket { name: name("А001"), outside, ..super::ticket("А001", 0, 1, Stand::Waiting) };
+        hall.happened(1_000, super::moved(ticket, Move::Taken));
+        hall.told_by_outside(Some(&told("elq-1", "e1")), &[took("e1", DAY)]);
+        assert_eq!(hall.take_breaches(), []);
+        hall
+    }
+
+    fn broken(hall: &mut Hall) -> Vec<Invariant> {
+        hall.take_breaches().into_iter().map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn what_was_taken_is_answered_with_its_ticket() {
+        let mut hall = registered();
+        hall.answered_outside(&told("elq-1", "e1"), Some(&name("А001")));
+        assert_eq!(hall.take_breaches(), []);
+        hall.answered_outside(&told("elq-1", "e1"), Some(&name("А002")));
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "another ticket");
+        hall.answered_outside(&told("elq-1", "e2"), None);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "never taken");
+    }
+
+    #[test]
+    fn an_event_taken_twice_is_seen() {
+        let again = |day| {
+            let mut hall = registered();
+            hall.told_by_outside(Some(&told("elq-1", "e1")), &[took("e1", day)]);
+            broken(&mut hall)
+        };
+        assert_eq!(again(DAY), [Invariant::OutsideOnce]);
+        assert_eq!(again(20_260_301), [Invariant::OutsideOnce], "the day after, which begins a month");
+        assert_eq!(again(20_260_302), [], "forgotten by then");
+        // A name stands for one ticket a day.
+        let mut hall = registered();
+        let outside = Some(("elq".to_owned(), "v1".to_owned()));
+        let ticket = Ticket { name: name("А002"), outside, ..super::ticket("А002", 0, 1, Stand::Waiting) };
+        hall.happened(2_000, super::moved(ticket, Move::Taken));
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce]);
+    }
+
+    #[test]
+    fn who_may_not_speak_and_effects_without_their_event_are_seen() {
+        let mut hall = registered();
+        hall.told_by_outside(Some(&told("stranger", "e2")), &[took("e2", DAY)]);
+        assert_eq!(broken(&mut hall), [Invariant::Refused]);
+        hall.told_by_outside(Some(&told("elq-1", "e3")), &[]);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "it will be taken again");
+        hall.told_by_outside(None, &[took("e4", DAY)]);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "nobody told it");
+        let other = Taken { ticket: Some(name("А007")), ..took("e5", DAY) };
+        hall.told_by_outside(Some(&told("elq-1", "e5")), &[other]);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "of another ticket");
+    }
+
+    #[test]
+    fn who_is_told_all_knows_where_everybody_is() {
+        let tell = |hall: &mut Hall, revision: u32, stand| {
+            let id = format!("hall:2026-02-28:А001:{revision}");
+            hall.tells_outside(Told { id, ticket: name("А001"), stand });
+        };
+        let mut hall = registered();
+        tell(&mut hall, 1, Stand::Waiting);
+        let ids = ["hall:2026-02-28:А001:1".to_owned()];
+        hall.exported(1, &ids);
+        assert_eq!(hall.take_breaches(), []);
+        hall.exported(1, &[]);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "the export leaves one out");
+        tell(&mut hall, 1, Stand::Waiting);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "one id twice");
+        let mut hall = registered();
+        tell(&mut hall, 1, Stand::Called("1".into()));
+        hall.exported(1, &ids);
+        assert_eq!(broken(&mut hall), [Invariant::OutsideOnce], "not where the visitor is");
+    }
 }

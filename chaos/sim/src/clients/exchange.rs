@@ -1,5 +1,5 @@
 //! Those who ask channels, and the connectors that work on them. Officers open cases and ask; connectors take deliveries,
-//! acknowledge them, complete, fail, reject and report, bring letters from outside; and they lie (old tokens, messages of
+//! acknowledge them, complete, fail, reject and report, ask other channels first, bring letters from outside; and they lie (old tokens, messages of
 //! others, verdicts said twice, letters that come again), answer late, die and come back with nothing.
 //!
 //! What comes of it is judged from what is committed (`crate::services`), and from what they are told.
@@ -13,18 +13,19 @@ use super::{
     fixtures, places,
     random::Random,
 };
-use crate::port::{Action, Event, Word};
+use crate::port::{Action, Event, NodeId, SAID, Up, Word};
 use okno_domain::{
     case,
     channel::{
-        Command, Exchanged, MessageState, Mode, NewLetter, Reply, Said, Settled, Take, Token, Verdict, Which,
+        Command, Exchanged, MessageState, Mode, NewLetter, Reply, Said, Settled, SubAsk, Take, Token,
+        Verdict, Which,
     },
     entity::{EntityRef, Kind, Principal},
     exchange::Content,
     ids,
     registry::{AnyCommand, AnyReply},
 };
-use okno_runtime::channels::{Ask, Delivered};
+use okno_runtime::channels::Delivered;
 use std::collections::VecDeque;
 
 /// Cases of one run: bounds what is read in the end.
@@ -38,8 +39,16 @@ const LETTERS_MAX: u64 = 12;
 const AWAY_US: (u64, u64) = (600_000, 4_000_000);
 /// Pause between two calls of a connector that has nothing to do, and while the run winds down.
 const QUIET_US: (u64, u64) = (150_000, 450_000);
+/// A connector says so often on its stream that it is there.
+const HEARTBEAT_US: u64 = 300_000;
 /// Deliveries a connector takes at once.
 const TAKE_MAX: u64 = 4;
+/// How long a request within a request is of use. Those that wait for one that waits for them end by it alone.
+const WITHIN_MS: (u64, u64) = (200, 3_000);
+/// One more than may be asked for on account of one request.
+const TOO_MANY: u64 = 9;
+/// Nobody knows this channel.
+const NO_CHANNEL: &str = "nowhere";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -55,6 +64,9 @@ struct Delivery {
     id: String,
     token: Token,
     due_us: u64,
+    depth: u8,
+    /// Other channels were asked already.
+    asked: bool,
 }
 
 struct Actor {
@@ -63,6 +75,8 @@ struct Actor {
     rest_until: u64,
     away_until: u64,
     held: Vec<Delivery>,
+    /// The node a connector is attached to, and when it says so next.
+    stream: Option<(NodeId, u64)>,
     repeats: VecDeque<Asked>,
 }
 
@@ -83,6 +97,8 @@ pub struct Exchange {
     /// Chance in percent of a lie, of dying.
     lies: u64,
     deaths: u64,
+    /// Chance in percent that other channels are asked first.
+    asks: u64,
     bodies: u64,
     winding_down: bool,
 }
@@ -101,6 +117,7 @@ impl Exchange {
                 rest_until: 0,
                 away_until: 0,
                 held: Vec::new(),
+                stream: None,
                 repeats: VecDeque::new(),
             })
             .collect();
@@ -112,6 +129,7 @@ impl Exchange {
             think_us: (1_000 * hurry, 12_000 * hurry),
             lies: random.within(2, 14),
             deaths: random.within(0, 4),
+            asks: random.within(4, 24),
             bodies: 0,
             winding_down: false,
         }
@@ -139,6 +157,11 @@ impl Exchange {
         if now < self.actors[at].away_until {
             return;
         }
+        if matches!(event, Event::Broken { attempt: SAID, .. }) {
+            // Its stream ended: it attaches where it finds somebody.
+            self.actors[at].stream = None;
+        }
+        self.attend(at, now, out);
         if let Some((asked, ending)) = self.actors[at].caller.on(event, now, out) {
             self.ended(at, asked, &ending, now, out);
         }
@@ -146,6 +169,32 @@ impl Exchange {
         if actor.caller.is_free() && now >= actor.rest_until {
             self.act(at, now, wall_ms, out);
         }
+    }
+
+    /// A connector looks after its stream: it goes where its calls go; now and then it breaks for no reason.
+    fn attend(&mut self, at: usize, now: u64, out: &mut Vec<Action>) {
+        let Actor { role, caller, stream, .. } = &mut self.actors[at];
+        if !matches!(role, Role::Connector(_)) {
+            return;
+        }
+        let node = caller.node(now);
+        match *stream {
+            Some((_, next)) if now < next => return,
+            Some((own, _)) if own != node || caller.random.percent(3) => {
+                self.say(at, own, Up::End { goodbye: false }, out);
+            }
+            _ => {}
+        }
+        self.say(at, node, Up::Heartbeat, out);
+        let next = now + HEARTBEAT_US;
+        self.actors[at].stream = Some((node, next));
+        out.push(Action::Wake { at_us: next });
+    }
+
+    fn say(&self, at: usize, node: NodeId, up: Up, out: &mut Vec<Action>) {
+        let Role::Connector(own) = self.actors[at].role else { return };
+        let (connector, channel) = places::CONNECTORS[own];
+        out.push(Action::Tell { node, word: Word::Stream { channel, connector, up } });
     }
 
     fn rest(&mut self, at: usize, now: u64, (from, to): (u64, u64), out: &mut Vec<Action>) {
@@ -192,8 +241,7 @@ impl Exchange {
     fn took(&mut self, at: usize, asked: &Asked, exchanged: &Exchanged, now: u64, out: &mut Vec<Action>) {
         let AnyCommand::Channel(Command::Exchange { verdicts, .. }) = &asked.command else { return };
         let Self { actors, old, .. } = self;
-        let Actor { role, caller, held, .. } = &mut actors[at];
-        let Role::Connector(own) = *role else { return };
+        let Actor { caller, held, stream, .. } = &mut actors[at];
         for (verdict, Settled { reason, .. }) in verdicts.iter().zip(&exchanged.results) {
             let goes_on = matches!(verdict.said, Said::Progress { .. }) && reason.is_empty();
             if !goes_on {
@@ -217,18 +265,19 @@ impl Exchange {
                     1..=3 => caller.random.within(50_000, 600_000),
                     _ => caller.random.within(0, 20_000),
                 };
-            held.push(Delivery { id: message.id.clone(), token, due_us });
+            held.push(Delivery {
+                id: message.id.clone(),
+                token,
+                due_us,
+                depth: message.depth,
+                asked: !message.subs.is_empty(),
+            });
             arrived.push(Delivered { id: message.id.clone(), token });
         }
         // Now and then what arrived is never acknowledged, as if it had not.
         if !arrived.is_empty() && !caller.random.percent(10) {
-            let (connector, channel) = places::CONNECTORS[own];
-            let ask = Ask::Acknowledge {
-                channel: channel.into(),
-                connector: connector.into(),
-                deliveries: arrived,
-            };
-            out.push(Action::Tell { node: caller.node(now), word: Word::Deliveries(ask) });
+            let node = stream.map_or_else(|| caller.node(now), |(node, _)| node);
+            self.say(at, node, Up::Acknowledgement(arrived), out);
         }
     }
 
@@ -340,6 +389,13 @@ impl Exchange {
     }
 
     fn die(&mut self, at: usize, now: u64, out: &mut Vec<Action>) {
+        // Killed, its connections are closed for it; switched off, nobody hears of it; ended, it says goodbye.
+        if let Some((node, _)) = self.actors[at].stream.take() {
+            let how = self.actors[at].caller.random.below(3);
+            if how < 2 {
+                self.say(at, node, Up::End { goodbye: how == 0 }, out);
+            }
+        }
         let actor = &mut self.actors[at];
         actor.caller.die();
         actor.held.clear();
@@ -354,7 +410,11 @@ impl Exchange {
         let due: Vec<Delivery> =
             self.actors[at].held.iter().filter(|own| own.due_us <= now || honest).cloned().collect();
         due.into_iter()
-            .map(|Delivery { id, token, .. }| {
+            .map(|delivery| {
+                if !honest && let Some(said) = self.others_first(at, &delivery) {
+                    return Verdict { id: delivery.id, token: delivery.token, said };
+                }
+                let Delivery { id, token, .. } = delivery;
                 let draw = if honest { 0 } else { self.actors[at].caller.random.below(100) };
                 let said = match draw {
                     0..=59 => Said::Complete { summary: "да".into(), body: Some(self.content("answer")) },
@@ -369,6 +429,51 @@ impl Exchange {
                 Verdict { id, token, said }
             })
             .collect()
+    }
+
+    /// Other channels are asked first: now and then far too many, the own one, or one that is not there.
+    fn others_first(&mut self, at: usize, delivery: &Delivery) -> Option<Said> {
+        let Role::Connector(own) = self.actors[at].role else { return None };
+        let (_, channel) = places::CONNECTORS[own];
+        let random = &mut self.actors[at].caller.random;
+        // What lies deep goes deeper, so that runs see the bound; what comes back is asked about again now and then.
+        let chance = match (delivery.asked, delivery.depth) {
+            (true, _) => self.asks / 4,
+            (false, 0) => self.asks,
+            (false, _) => 2 * self.asks,
+        };
+        if !random.percent(chance) {
+            return None;
+        }
+        let count = if random.percent(4) { TOO_MANY } else { random.within(1, 3) };
+        let requests = (0..count).map(|_| self.within(at, channel)).collect();
+        Some(Said::Ask { requests })
+    }
+
+    fn within(&mut self, at: usize, own: &str) -> SubAsk {
+        let body = self.content("question within");
+        let random = &mut self.actors[at].caller.random;
+        let other = places::CHANNELS[usize::from(own == places::CHANNELS[0])];
+        let channel = match random.below(40) {
+            0 => own,
+            1 => NO_CHANNEL,
+            _ => other,
+        };
+        let key = match random.below(3) {
+            0 => String::new(),
+            key => format!("key-{key}"),
+        };
+        let span = u32::try_from(random.within(WITHIN_MS.0, WITHIN_MS.1)).unwrap_or(1);
+        // Without a key nothing is waited for but a connector: such a one may wait a day.
+        let expires_ms = (!key.is_empty() || random.percent(70)).then_some(span);
+        SubAsk {
+            channel: channel.into(),
+            kind: "extract".into(),
+            key,
+            subject: "справка".into(),
+            body,
+            expires_ms,
+        }
     }
 
     /// A verdict that does not count: on what it never held or holds no longer.

@@ -1,4 +1,5 @@
-//! The people and machines of one hall: a kiosk, windows with their workstations, a reception that books, and a head. They
+//! The people and machines of one hall: a kiosk, windows with their workstations, a reception that books, a head, and an
+//! outside queue system that registers visitors of its own ([`outside`]). They
 //! do what `docs/queue.md` lets them do, in an order that makes some sense, and sometimes what makes none; the workstations
 //! die and come back.
 //!
@@ -7,6 +8,8 @@
 //! Invariants:
 //! - a workstation that is dead says nothing and calls nothing; what it had under way is gone with it;
 //! - once the run winds down nothing new is asked for; workstations that live go on saying so.
+
+mod outside;
 
 use super::{
     caller::{Asked, Caller, Ending},
@@ -40,6 +43,8 @@ enum Role {
     Window(usize),
     Reception,
     Head,
+    /// Speaks for an outside queue system.
+    Outside,
 }
 
 /// A window's workstation.
@@ -66,6 +71,7 @@ struct Actor {
 struct Known {
     ticket: TicketRef,
     state: TicketState,
+    outside: Option<queue::OutsideName>,
 }
 
 /// A workstation as the world looks at it: its window, whether it lives, and since when that is so.
@@ -83,6 +89,7 @@ pub struct Hall {
     actors: Vec<Actor>,
     tickets: Vec<Known>,
     bookings: Vec<BookingRef>,
+    outside: outside::Book,
     think_us: (u64, u64),
     /// Chance in percent that time goes by with a kiosk's call.
     passes: u64,
@@ -99,6 +106,7 @@ impl Hall {
         let roles = [Role::Kiosk, Role::Reception, Role::Head].into_iter();
         let actors = roles
             .chain((0..windows).map(Role::Window))
+            .chain([Role::Outside])
             .zip(1..)
             .map(|(role, own)| {
                 let caller = Caller::new(seed, stream + own, nodes);
@@ -118,6 +126,7 @@ impl Hall {
             actors,
             tickets: Vec::new(),
             bookings: Vec::new(),
+            outside: outside::Book::default(),
             think_us: (1_000 * hurry, 10_000 * hurry),
             passes: random.within(3, 15),
             closes_day: random.percent(40),
@@ -235,7 +244,8 @@ impl Hall {
                 if self.tickets.len() >= TICKETS_MAX {
                     self.tickets.remove(0);
                 }
-                self.tickets.push(Known { ticket: ticket.ticket.clone(), state });
+                let outside = ticket.outside.clone();
+                self.tickets.push(Known { ticket: ticket.ticket.clone(), state, outside });
             }
         }
     }
@@ -267,6 +277,7 @@ impl Hall {
             Role::Window(window) => self.at_window(at, places::WINDOWS[window]),
             Role::Reception => self.reception(at, wall_ms),
             Role::Head => self.head(at),
+            Role::Outside => return self.tell(at, now, wall_ms, out),
         };
         self.call(at, principal, command, now, wall_ms, out);
     }
@@ -337,7 +348,7 @@ impl Hall {
         let odd = random.percent(8);
         let draw = random.below(100);
         let command = match held {
-            Some(Known { ticket, state: TicketState::Called { .. } }) if !odd => match draw {
+            Some(Known { ticket, state: TicketState::Called { .. }, .. }) if !odd => match draw {
                 0..=49 => Command::Begin { ticket, window: own },
                 50..=64 => Command::PutOff { ticket, window: own, minutes },
                 65..=72 => Command::CallAgain { ticket, window: own },

@@ -5,11 +5,16 @@ use super::fixtures::{CATEGORY, OFFSET_MINUTES};
 use okno_domain::{
     catalogue::{self, Ask, AskOrder, AskRequest, Process, Text, Wait},
     channel::{self, BreakerSettings, Order, Rate, Retry, Settings},
-    directory::{self, BookingSettings, Office, Person, PriorityCategory, QueueSettings, Role, Window},
+    directory::{
+        self, BookingSettings, Office, OutsideSystem, Person, PriorityCategory, QueueSettings, Role, Window,
+    },
     entity::{EntityRef, Kind, Principal},
     registry::AnyCommand,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The first calls when a window asks; in the second free windows are given their visitors.
 pub const HALLS: [&str; 2] = ["hall", "hall-by-load"];
@@ -19,6 +24,9 @@ pub const FAIRNESS_MINUTES: u16 = 1;
 pub const PUT_OFF_MINUTES_MAX: u16 = 2;
 /// Half the head start of [`CATEGORY`].
 pub const LESSER_CATEGORY: &str = "large-families";
+/// An outside queue system that both halls name, who speaks for it, and a connector that nobody names.
+pub const OUTSIDE: (&str, &str) = ("elq", "elq-1");
+pub const STRANGER: &str = "elq-9";
 pub const HEAD: &str = "head";
 /// Officers who ask channels.
 pub const ASKERS: [&str; 2] = ["asker-1", "asker-2"];
@@ -27,6 +35,9 @@ pub const ASKING_SERVICE: &str = "asked";
 /// What it may ask for, and how many requests that is.
 pub const ASKS: [(&str, usize); 4] = [("one", 1), ("both", 2), ("either", 2), ("in-turn", 2)];
 pub const CHANNELS: [&str; 2] = ["registry", "archive"];
+/// How long a delivery has to be acknowledged, and to be worked on: the shortest there are, because runs are short.
+pub const ACK_MS: u32 = 1_000;
+pub const WORK_MS: u32 = 1_500;
 /// By channel.
 pub const CONNECTORS: [(&str, &str); 3] =
     [("registry-1", "registry"), ("registry-2", "registry"), ("archive-1", "archive")];
@@ -45,6 +56,11 @@ pub fn queue(hall: &str) -> EntityRef {
 
 pub fn channel(code: &str) -> EntityRef {
     EntityRef { kind: Kind::Channel, id: code.to_owned() }
+}
+
+/// Who may speak for which outside queue system.
+pub fn outside() -> BTreeMap<String, BTreeSet<String>> {
+    BTreeMap::from([(OUTSIDE.0.to_owned(), BTreeSet::from([OUTSIDE.1.to_owned()]))])
 }
 
 /// Letters each window of a hall serves; empty: all.
@@ -111,6 +127,7 @@ fn settings(hall: &str) -> QueueSettings {
         },
         auto_call: by_load,
         kiosk_pause_seconds: u16::from(by_load),
+        outside: vec![OutsideSystem { system: OUTSIDE.0.to_owned(), connectors: vec![OUTSIDE.1.to_owned()] }],
         ..QueueSettings::default()
     }
 }
@@ -128,8 +145,8 @@ fn channel_settings(code: &str) -> Settings {
         order: if first { Order::Free } else { Order::Key },
         parallel: 6,
         depth: 64,
-        ack_ms: 1_000,
-        work_ms: 1_500,
+        ack_ms: ACK_MS,
+        work_ms: WORK_MS,
         rate: (!first).then_some(Rate { messages: 40, per_ms: 1_000, burst: 4 }),
         retry: Retry { attempts: 3, base_ms: 50, max_ms: 400 },
         breaker: Some(BreakerSettings { failures: 4, open_ms: 200, open_max_ms: 800, probes: 1 }),

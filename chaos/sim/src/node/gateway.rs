@@ -294,6 +294,7 @@ impl Live {
         }
         match from {
             From::Client { client, attempt } => {
+                self.stream_answered(client, &result);
                 let event = port::Event::Answer { attempt, result, leader_hint: self.leader() };
                 w.send_to_client(self.ix, client, attempt, event);
             }

@@ -1,5 +1,5 @@
 //! The virtual keepers: the leader's clocks of deliveries, and who attends the windows. Mirrors
-//! `actors/runtime/src/channels/keeper.rs` around the same [`Leases`], and `node/src/keepers/attendance.rs` around the same
+//! `actors/runtime/src/channels/keeper.rs` around the same [`Leases`] (who asks it is in [`super::streams`]), and `node/src/keepers/attendance.rs` around the same
 //! [`Ledger`]; the leases of workstations are shorter than production's, because runs are short. They work in runs that
 //! have halls or channels.
 //!
@@ -18,7 +18,7 @@ use okno_runtime::{
     attendance::{Ledger, is_final},
     call::CallResult,
     channels::{
-        Ask, Delivered,
+        Ask, Delivered, Told,
         leases::{Leases, Phase as Clock},
     },
     codec::{self, What},
@@ -70,6 +70,7 @@ impl Live {
         if let Err(error) = self.follow_term(now) {
             return self.failed(w, "channels or queues cannot be read", &error);
         }
+        self.tend_streams(w);
         self.tell_of_stations(w, now);
         self.say_what_ran_out(w, now);
     }
@@ -170,6 +171,9 @@ impl Live {
         let Some(term) = self.keepers.term else { return };
         for (code, lapsed) in self.keepers.leases.due(now, &self.keepers.lapsing.clone()) {
             self.keepers.lapsing.insert(code.clone());
+            if let Some(services) = &mut w.watch.services {
+                services.lapses(term, &lapsed);
+            }
             let target = places::channel(&code);
             let command = AnyCommand::Channel(ChannelCommand::Lapse { lapsed });
             self.keeper_calls(w, Kept::Lapse(code), &target, command);
@@ -244,7 +248,7 @@ impl Live {
     }
 
     /// A program attached here says something. False: nobody is to be attached here.
-    pub fn hear_word(&mut self, w: &mut Core, word: Word) -> bool {
+    pub fn hear_word(&mut self, w: &mut Core, client: usize, word: Word) -> bool {
         if self.phase != Phase::Serving {
             return false;
         }
@@ -253,31 +257,48 @@ impl Live {
                 let until = self.now_ms(w) + LEASE_MS;
                 self.keepers.stations.insert(workstation, until);
             }
-            Word::Deliveries(ask) => match self.role.role {
-                Role::Leader { .. } => self.deliveries(w, ask),
-                Role::Follower { leader: Some(leader) } => {
-                    w.send_news(self.ix, Self::place(leader), Packet::Deliveries(ask));
-                }
-                Role::Follower { leader: None } | Role::Candidate => {}
-            },
+            Word::Stream { channel, connector, up } => self.on_stream(w, client, (channel, connector), up),
         }
         true
     }
 
-    /// What a connector says of its deliveries, on the leader. Nobody waits for the answer here: one who holds a delivery
-    /// that counts no longer learns it from the verdict.
-    pub fn deliveries(&mut self, w: &mut Core, ask: Ask) {
-        if self.keepers.term.is_none() || self.keepers.term != self.role.leading_term() {
-            return;
-        }
-        let Ask::Acknowledge { channel, connector, deliveries } = ask else { return };
-        if let Err(error) = self.catch_up(w, &channel) {
-            return self.failed(w, "a channel cannot be read", &error);
+    /// What a node asks of deliveries, on the leader (`Keeper::answer`).
+    pub(super) fn answer_of_deliveries(&mut self, w: &mut Core, ask: &Ask) -> Told {
+        let Some(term) = self.keepers.term.filter(|term| self.role.leading_term() == Some(*term)) else {
+            return Told::NotLeading;
+        };
+        let (Ask::Acknowledge { channel, .. } | Ask::Lost { channel, .. } | Ask::Holds { channel, .. }) = ask
+        else {
+            return Told::NotLeading;
+        };
+        if let Err(error) = self.catch_up(w, channel) {
+            self.failed(w, "a channel cannot be read", &error);
+            return Told::NotLeading;
         }
         let now = self.now_ms(w);
-        for Delivered { id, token } in &deliveries {
-            // One that counts no longer is no fault of anybody.
-            let _ = self.keepers.leases.acknowledge(&channel, &connector, (id, *token), now);
+        let leases = &mut self.keepers.leases;
+        match ask {
+            Ask::Acknowledge { channel, connector, deliveries } => {
+                let mut reasons = Vec::with_capacity(deliveries.len());
+                for Delivered { id, token } in deliveries {
+                    let heard = leases.acknowledge(channel, connector, (id, *token), now);
+                    if let (Ok(()), Some(services)) = (heard, &mut w.watch.services) {
+                        services.acknowledged(term, id, *token);
+                    }
+                    reasons.push(heard.err().unwrap_or_default().to_owned());
+                }
+                Told::Acknowledged(reasons)
+            }
+            Ask::Lost { channel, connector, deliveries, gone } => {
+                for Delivered { id, token } in deliveries {
+                    leases.lost(channel, connector, (id, *token), *gone, now);
+                }
+                Told::Done
+            }
+            Ask::Holds { channel, connector, delivery: Delivered { id, token } } => {
+                Told::Holds(leases.holds(channel, connector, (id, *token)).map_err(str::to_owned))
+            }
+            Ask::Present { .. } | Ask::Attached { .. } => Told::NotLeading,
         }
     }
 }

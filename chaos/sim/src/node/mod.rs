@@ -9,6 +9,7 @@
 //! | [`shards`] | shard and entity actors |
 //! | [`tasks`] | courier, timer scanner |
 //! | [`gateway`] | gateway, reads, forwarded calls |
+//! | [`streams`] | streams of connectors |
 //! | [`keepers`] | keepers of deliveries and of workstations |
 
 mod apply;
@@ -18,6 +19,7 @@ mod keepers;
 mod machine;
 mod raft;
 mod shards;
+mod streams;
 mod tasks;
 
 pub use gateway::From;
@@ -180,6 +182,7 @@ pub struct Live {
     told_term: Option<Option<u64>>,
     gateway: Gateway,
     keepers: Keepers,
+    streams: streams::Streams,
     home: Arc<MemoryHome>,
     copies: Copies,
     /// Copies that this process has installed.
@@ -293,6 +296,7 @@ impl Live {
             told_term: None,
             gateway: Gateway::default(),
             keepers: Keepers::default(),
+            streams: streams::Streams::default(),
             home: Arc::new(home),
             copies: Copies::new(machine.disk.armed == Some(Kind::CutCopy)),
             installs: 0,

@@ -1,0 +1,140 @@
+//! The clocks of deliveries, judged when the leader says that one has run out: a delivery has its whole time to be
+//! acknowledged and then to be worked on, and its whole work time anew under a new leader. Only the way that is known to be lost,
+//! or a connector that has said goodbye, ends it sooner (`docs/channels.md`).
+
+use super::{Exchange, Token};
+use crate::invariants::Invariant;
+use std::collections::BTreeMap;
+
+/// A clock may run fast by a fifth, and shows whole milliseconds.
+const FAST: (u64, u64) = (5, 6);
+const SLACK_US: u64 = 5_000;
+
+/// Why a clock ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Nobody acknowledged it.
+    Unheard,
+    /// It was not settled in time.
+    Overdue,
+    /// Its connector has said goodbye.
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct Delivery {
+    handed_us: u64,
+    /// Since when its work time counts, and in which term that was heard.
+    working: Option<(u64, u64)>,
+    progressed_us: u64,
+    /// The way to its connector is lost; it has said goodbye.
+    lost: bool,
+    gone: bool,
+}
+
+/// Times are those of the whole run, microseconds.
+#[derive(Debug, Default)]
+pub(super) struct Clocks {
+    now_us: u64,
+    ack_us: u64,
+    work_us: u64,
+    /// Since when somebody has led in a term.
+    leaders: BTreeMap<u64, u64>,
+    out: BTreeMap<(String, Token), Delivery>,
+}
+
+impl Clocks {
+    pub fn handed(&mut self, id: &str, token: Token) {
+        let delivery = Delivery { handed_us: self.now_us, ..Delivery::default() };
+        self.out.insert((id.to_owned(), token), delivery);
+    }
+
+    pub fn progressed(&mut self, id: &str, token: Token) {
+        let now_us = self.now_us;
+        if let Some(delivery) = self.out.get_mut(&(id.to_owned(), token)) {
+            delivery.progressed_us = now_us;
+        }
+    }
+
+    /// May this clock have run out now, on the leader of this term?
+    fn may_lapse(&self, term: u64, id: &str, token: Token, why: Why) -> bool {
+        let Some(delivery) = self.out.get(&(id.to_owned(), token)) else { return false };
+        let over =
+            |since_us: u64, span_us: u64| self.now_us + SLACK_US >= since_us + span_us * FAST.0 / FAST.1;
+        let (_, handed_in, _) = token;
+        let heard = delivery.working.filter(|(_, heard_in)| *heard_in == term).map(|(since, _)| since);
+        // A new leader takes everything for acknowledged when it begins.
+        let working = match handed_in == term {
+            true => heard.or_else(|| (delivery.progressed_us > 0).then_some(delivery.progressed_us)),
+            false => self.leaders.get(&term).copied(),
+        };
+        match why {
+            Why::Unheard => {
+                let waited = delivery.lost || delivery.gone || over(delivery.handed_us, self.ack_us);
+                handed_in == term && heard.is_none() && waited
+            }
+            Why::Overdue => {
+                working.is_some_and(|since| over(since.max(delivery.progressed_us), self.work_us))
+            }
+            Why::Gone => delivery.gone && working.is_some(),
+        }
+    }
+}
+
+impl Exchange {
+    /// How long deliveries have to be acknowledged, and to be worked on.
+    pub fn with_leases(ack_ms: u64, work_ms: u64) -> Self {
+        let clocks = Clocks { ack_us: ack_ms * 1_000, work_us: work_ms * 1_000, ..Clocks::default() };
+        Self { clocks, ..Self::default() }
+    }
+
+    /// What comes next happens then.
+    pub fn now(&mut self, now_us: u64) {
+        self.clocks.now_us = now_us;
+    }
+
+    /// Somebody leads in this term.
+    pub fn leads(&mut self, term: u64) {
+        let now_us = self.clocks.now_us;
+        self.clocks.leaders.entry(term).or_insert(now_us);
+    }
+
+    /// The leader of this term has heard that a delivery arrived.
+    pub fn acknowledged(&mut self, term: u64, id: &str, token: Token) {
+        let now_us = self.clocks.now_us;
+        if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token))
+            && delivery.working.is_none_or(|(_, heard_in)| heard_in != term)
+        {
+            self.facts.acknowledged += 1;
+            delivery.working = Some((now_us, term));
+        }
+    }
+
+    /// The way to whoever has a delivery is lost; `gone`: they have said goodbye.
+    pub fn given_back(&mut self, id: &str, token: Token, gone: bool) {
+        self.facts.given_back += 1;
+        if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token)) {
+            delivery.lost = true;
+            delivery.gone |= gone;
+        }
+    }
+
+    /// The leader of this term says that the clock of a delivery has run out.
+    pub fn lapses(&mut self, term: u64, id: &str, token: Token, why: Why) {
+        match why {
+            Why::Unheard => self.facts.unheard += 1,
+            Why::Overdue => self.facts.overdue += 1,
+            Why::Gone => self.facts.gone += 1,
+        }
+        self.facts.overdue_anew += u64::from(why == Why::Overdue && token.1 != term);
+        if !self.clocks.may_lapse(term, id, token, why) {
+            let led = self.clocks.leaders.get(&term);
+            let delivery = self.clocks.out.get(&(id.to_owned(), token));
+            let text = format!(
+                "{id} with {token:?} lapses as {why:?} at {} in term {term}, led since {led:?}: {delivery:?}",
+                self.clocks.now_us
+            );
+            self.breach(Invariant::LeaseKept, text);
+        }
+    }
+}
