@@ -6,7 +6,6 @@ use super::{
 };
 use crate::observability::{channels, metrics::Sample};
 use okno_domain::intake::Class;
-use okno_runtime::query::Query;
 
 impl Node {
     /// What is shown of this node.
@@ -20,12 +19,12 @@ impl Node {
         let found: Arc<Mutex<Population>> = Arc::default();
         // A quarantined node has no rows to count.
         if self.home.is_some() {
-            let look = ("rows", population::look as fn(&Query) -> _);
-            self.tasks.spawn(population::count(desk.query.clone(), look, found.clone(), self.stop.clone()));
+            let (query, stop) = (desk.query.clone(), self.stop.clone());
+            self.tasks.spawn(population::count(query, "rows", population::look, found.clone(), stop));
             metrics.add_samples(Box::new(move || figures::population(&found.lock())));
             let found: Arc<Mutex<Vec<Sample>>> = Arc::default();
-            let look = ("channels", channels::look as fn(&Query) -> _);
-            self.tasks.spawn(population::count(desk.query.clone(), look, found.clone(), self.stop.clone()));
+            let (query, stop) = (desk.query.clone(), self.stop.clone());
+            self.tasks.spawn(population::count(query, "channels", channels::look, found.clone(), stop));
             metrics.add_samples(Box::new(move || found.lock().clone()));
             let traffic = desk.traffic.clone();
             metrics

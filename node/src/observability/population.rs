@@ -33,7 +33,8 @@ pub struct Population {
 /// Counts with `look` until `stop`, into `found`; `what` is counted, for the log.
 pub async fn count<T: Send + 'static>(
     query: Query,
-    (what, look): (&'static str, fn(&Query) -> Result<T, StorageError>),
+    what: &'static str,
+    look: fn(&Query) -> Result<T, StorageError>,
     found: Arc<Mutex<T>>,
     stop: CancellationToken,
 ) {
