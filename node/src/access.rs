@@ -232,6 +232,7 @@ pub const RULES: &[Rule] = &[
     rule("/okno.v1.ChannelService/RedriveDeadLetters", KEEPERS),
     rule("/okno.v1.ChannelService/DiscardDeadLetters", KEEPERS),
     personal(rule("/okno.v1.ChannelService/ListParkedLetters", &[Operator, Auditor, Admin])),
+    personal(rule("/okno.v1.ChannelService/GetChannelBody", &[Operator, Auditor, Admin])),
     rule("/okno.v1.ChannelService/AssignLetter", KEEPERS),
     rule("/okno.v1.ChannelService/DropLetter", KEEPERS),
     stream(rule("/okno.v1.BackupService/CreateBackup", &[Admin])),

@@ -53,8 +53,9 @@ impl Message {
 pub enum Verdict {
     /// Done; the answer byte for byte as it came.
     Complete { summary: String, body: Option<Bytes> },
-    /// Not now: the channel tries again after its back-off, and not before `retry_after`.
-    Fail { reason: String, retry_after: Option<Duration> },
+    /// Not now: the channel tries again after its back-off, and not before `retry_after`. What the other side said all the
+    /// same goes into `body`, and is kept.
+    Fail { reason: String, retry_after: Option<Duration>, body: Option<Bytes> },
     /// Never: whoever asked is told.
     Reject { reason: String, body: Option<Bytes> },
     /// Other channels first; the message comes again with their answers.
@@ -67,7 +68,7 @@ impl Verdict {
     }
 
     pub fn fail(reason: impl Into<String>) -> Self {
-        Self::Fail { reason: reason.into(), retry_after: None }
+        Self::Fail { reason: reason.into(), retry_after: None, body: None }
     }
 
     pub fn reject(reason: impl Into<String>) -> Self {
@@ -77,8 +78,9 @@ impl Verdict {
     /// Bytes of its bodies.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Complete { body, .. } | Self::Reject { body, .. } => body.as_ref().map_or(0, Bytes::len),
-            Self::Fail { .. } => 0,
+            Self::Complete { body, .. } | Self::Reject { body, .. } | Self::Fail { body, .. } => {
+                body.as_ref().map_or(0, Bytes::len)
+            }
             Self::Ask(requests) => requests.iter().map(|request| request.body.len()).sum(),
         }
     }
@@ -89,13 +91,14 @@ impl Verdict {
         use v1::verdict::Said;
         if self.bytes() > BODY_BYTES_MAX {
             let reason = format!("the answer has {} bytes, at most {BODY_BYTES_MAX} are taken", self.bytes());
-            return Said::Fail(v1::FailMessage { reason, retry_after_ms: 0 });
+            return Said::Fail(v1::FailMessage { reason, retry_after_ms: 0, body: None });
         }
         match self {
             Self::Complete { summary, body } => {
                 Said::Complete(v1::CompleteMessage { summary: cut(summary, TEXT_MAX), body })
             }
-            Self::Fail { reason, retry_after } => Said::Fail(v1::FailMessage {
+            Self::Fail { reason, retry_after, body } => Said::Fail(v1::FailMessage {
+                body,
                 reason: cut(reason, TEXT_MAX),
                 retry_after_ms: retry_after
                     .map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
@@ -105,7 +108,9 @@ impl Verdict {
             }
             Self::Ask(mut requests) => {
                 for request in &mut requests {
-                    request.subject = cut(std::mem::take(&mut request.subject), PROGRESS_TEXT_MAX);
+                    let subject = cut(std::mem::take(&mut request.subject), PROGRESS_TEXT_MAX);
+                    request.subject =
+                        subject.replace(|letter| char::is_control(letter) || is_break(letter), " ");
                 }
                 Said::Ask(v1::AskOthers { requests })
             }
@@ -123,6 +128,11 @@ pub(crate) fn cut(mut text: String, most: usize) -> String {
         text.truncate(end);
     }
     text
+}
+
+/// Ends a line although it is no control character.
+fn is_break(letter: char) -> bool {
+    matches!(letter, '\u{2028}' | '\u{2029}')
 }
 
 /// What a handler has besides the message.
@@ -167,7 +177,18 @@ mod tests {
         assert_eq!(reject.reason.chars().count(), TEXT_MAX);
         let Said::Fail(fail) = Verdict::fail("a\u{1b}[31m\nb\0").said() else { panic!("a failure") };
         assert_eq!(fail.reason, "a [31m\nb ", "what a terminal would show, without what steers it");
-        let later = Verdict::Fail { reason: String::new(), retry_after: Some(Duration::from_secs(3)) };
-        assert!(matches!(later.said(), Said::Fail(fail) if fail.retry_after_ms == 3_000));
+        let body = Some(Bytes::from_static(b"<h1>503</h1>"));
+        let later = Verdict::Fail {
+            reason: String::new(),
+            retry_after: Some(Duration::from_secs(3)),
+            body: body.clone(),
+        };
+        assert_eq!(later.bytes(), 12);
+        let Said::Fail(fail) = later.said() else { panic!("a failure") };
+        assert_eq!((fail.retry_after_ms, fail.body), (3_000, body));
+        let other =
+            v1::OtherRequest { subject: "две\r\nстроки\u{2028}".into(), ..Default::default() };
+        let Said::Ask(ask) = Verdict::Ask(vec![other]).said() else { panic!("it asks") };
+        assert_eq!(ask.requests[0].subject, "две  строки ", "the channel takes one line");
     }
 }

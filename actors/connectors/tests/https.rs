@@ -335,10 +335,11 @@ async fn a_server_that_lies_is_not_believed() {
         assert!(failed(&verdict).contains(expected), "{shown}: {verdict:?}");
     }
     // It wants us to come later, and it wants something else.
-    let server = bench.server(Manner::Say(answer("503 Busy\r\nRetry-After: 30", ""))).await;
+    let server = bench.server(Manner::Say(answer("503 Busy\r\nRetry-After: 30", "<h1>busy</h1>"))).await;
     let verdict = ask(&bench.connector(server.port, USUAL)).await;
     assert!(
-        matches!(&verdict, Verdict::Fail { retry_after: Some(after), .. } if after.as_secs() == 30),
+        matches!(&verdict, Verdict::Fail { retry_after: Some(after), body: Some(body), .. }
+            if after.as_secs() == 30 && body == "<h1>busy</h1>"),
         "{verdict:?}"
     );
     let server = bench.server(Manner::Say(answer("422 No", "why not"))).await;

@@ -22,9 +22,9 @@ pub const TEXT_MAX: usize = 2_000;
 pub const DEPTH_MAX: u8 = 3;
 /// Requests that may be made on account of one request. With [`DEPTH_MAX`] this bounds what one answer can name.
 pub const SUBREQUESTS_MAX: usize = 8;
-/// Bodies that one answer may name besides its own: those of the requests made on its account. What is deeper and does
-/// not fit stays kept for good, rather than be forgotten too early.
-pub const OTHERS_MAX: usize = 16;
+/// Bodies that one answer may name besides its own: those of failed attempts, and of the requests made on its account. What
+/// is deeper and does not fit stays kept for good, rather than be forgotten too early.
+pub const OTHERS_MAX: usize = 24;
 
 /// Bytes of a message as an outside system gets or sent them. They are encoded at once, not one by one, and no log shows
 /// them: they hold personal data.
@@ -195,7 +195,8 @@ pub struct ChannelAnswer {
     /// For people: what the answer says.
     pub summary: String,
     pub body: Option<BodyRef>,
-    /// Bodies of requests made on its account and of their answers: kept as long as this one. At most [`OTHERS_MAX`].
+    /// Bodies of failed attempts, of requests made on its account and of their answers: kept as long as this one. At most
+    /// [`OTHERS_MAX`].
     pub others: Vec<BodyRef>,
     /// The connector that answered; empty: none did.
     pub connector: String,

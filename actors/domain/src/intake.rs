@@ -64,9 +64,11 @@ pub const fn class(command: &AnyCommand) -> Class {
             | queue::Command::CloseDay => Class::Completion,
         },
         // A load may be megabytes, and can wait.
-        AnyCommand::Catalogue(catalogue::Command::Load(_) | catalogue::Command::LoadProcesses(_)) => {
-            Class::New
-        }
+        AnyCommand::Catalogue(
+            catalogue::Command::Load(_)
+            | catalogue::Command::LoadProcesses(_)
+            | catalogue::Command::ClaimProcesses(_),
+        ) => Class::New,
         // Who may work where must be put right at any time.
         AnyCommand::Directory(command) => match command {
             directory::Command::PutOffice(_)

@@ -39,7 +39,7 @@ pub fn of(command: &AnyCommand) -> u32 {
         AnyCommand::Queue(command) => command.level(),
         AnyCommand::Catalogue(command) => match command {
             catalogue::Command::Load(_) => FIRST_LEVEL,
-            catalogue::Command::LoadProcesses(_) => CHANNELS_LEVEL,
+            catalogue::Command::LoadProcesses(_) | catalogue::Command::ClaimProcesses(_) => CHANNELS_LEVEL,
         },
         AnyCommand::Directory(command) => match command {
             directory::Command::PutOffice(_)

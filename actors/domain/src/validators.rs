@@ -190,6 +190,16 @@ pub fn expect_len(field: &str, text: &str, max: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Refuses a field that is longer than `max` characters or is more than one line: what goes into keys, headers and logs of
+/// others must not end their lines. The separators of Unicode count as line breaks do.
+pub fn expect_line(field: &str, text: &str, max: usize) -> Result<(), Refusal> {
+    expect_len(field, text, max)?;
+    if text.chars().any(|letter| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}')) {
+        return Err(refuse(FIELD_INVALID).with(field, "one line without control characters"));
+    }
+    Ok(())
+}
+
 /// Refuses a field that is not one upper-case letter of the Russian alphabet.
 pub fn expect_one_letter(field: &str, text: &str) -> Result<(), Refusal> {
     let mut letters = text.chars();

@@ -113,9 +113,11 @@ fn verdict_from(place: usize, verdict: v1::Verdict) -> Converted<Verdict> {
         Some(Wire::Complete(v1::CompleteMessage { summary, body })) => {
             Said::Complete { summary, body: body.map(content).transpose()? }
         }
-        Some(Wire::Fail(v1::FailMessage { reason, retry_after_ms })) => {
-            Said::Fail { reason, retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms) }
-        }
+        Some(Wire::Fail(v1::FailMessage { reason, retry_after_ms, body })) => Said::Fail {
+            reason,
+            retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms),
+            body: body.map(content).transpose()?,
+        },
         Some(Wire::Reject(v1::RejectMessage { reason, body })) => {
             Said::Reject { reason, body: body.map(content).transpose()? }
         }
@@ -276,8 +278,7 @@ pub fn state(head: &ChannelHead, again_ms: Option<i64>) -> v1::ChannelState {
     }
 }
 
-/// `oldest_ms`: when the oldest message came that is not dead.
-pub fn figures(head: &ChannelHead, oldest_ms: Option<i64>, language: Language) -> v1::ChannelFigures {
+pub fn figures(head: &ChannelHead, language: Language) -> v1::ChannelFigures {
     let root = &head.root;
     let until = match root.account.breaker {
         Breaker::Open { until_ms, .. } => timestamp(until_ms),
@@ -298,10 +299,12 @@ pub fn figures(head: &ChannelHead, oldest_ms: Option<i64>, language: Language) -
         dead: root.counts.dead,
         letters: root.counts.letters,
         parked: root.counts.parked,
-        oldest: oldest_ms.and_then(timestamp),
+        oldest: root.counts.oldest_ms.and_then(timestamp),
         handed_total: root.handed_total,
         failed_total: root.failed_total,
-        lapsed_total: root.lapsed_total,
+        unheard_total: root.account.lapses.unheard,
+        overdue_total: root.account.lapses.overdue,
+        gone_total: root.account.lapses.gone,
         ended_total: root.ended_total,
         version: root.version,
     }
@@ -333,6 +336,8 @@ mod tests {
         let complete =
             |body| Wire::Complete(v1::CompleteMessage { summary: String::new(), body: Some(body) });
         let refused = |verdicts| verdicts_from(verdicts).expect_err("refused").reason().to_owned();
+        let fail = |body| Wire::Fail(v1::FailMessage { body: Some(body), ..Default::default() });
+        assert_eq!(refused(vec![of(Some(fail(large.clone())))]), "BODY_TOO_LARGE");
         assert_eq!(refused(vec![of(Some(complete(large)))]), "BODY_TOO_LARGE");
         assert_eq!(refused(vec![of(None)]), "FIELD_INVALID");
         let many = vec![of(Some(complete(Bytes::new()))); ITEMS_MAX + 1];

@@ -92,7 +92,7 @@ described! {
     Counter "okno_channel_ended_total" "Messages of a channel that were answered or given up";
     Counter "okno_channel_failed_total" "Attempts of a channel's messages that failed";
     Counter "okno_channel_handed_out_total" "Deliveries of a channel's messages to connectors";
-    Counter "okno_channel_lapsed_total" "Deliveries of a channel that nobody acknowledged in time";
+    Counter "okno_channel_lapsed_total" "Deliveries of a channel whose time ran out, by reason: unheard, overdue, gone";
     Gauge "okno_channel_leases" "Deliveries whose clock this node keeps, by phase; on the leader";
     Gauge "okno_channel_letters_parked" "Letters of a channel that wait for a person";
     Gauge "okno_channel_messages" "Messages of a channel, by state";

@@ -1,22 +1,28 @@
 //! `okno.v1.ChannelService`: channels for those who run them (R-I1, R-I4).
 
-use super::desk::{Desk, WriteRequest, wrong_reply};
+use super::{
+    desk::{Desk, WriteRequest, wrong_reply},
+    exchanges::body_forgotten,
+    scope::Letters,
+};
 use crate::{
     convert::{channels as wire, required, timestamp},
     failure::Failure,
     front::CallContext,
 };
+use bytes::Bytes;
 use okno_domain::{
     catalogue::{self, SourceFile, check},
     channel::{Channel, Command, LetterState, MessageState, Mode, Reply, files, settings},
     entity::{EntityRef, Kind},
-    refusal::{CHANNEL_UNKNOWN, refuse},
+    exchange::BodyRef,
+    refusal::{CHANNEL_UNKNOWN, LETTER_STATE, LETTER_UNKNOWN, MESSAGE_UNKNOWN, refuse},
     registry::{AnyCommand, AnyReply},
 };
 use okno_proto::v1::{self, channel_service_server::ChannelService};
 use okno_runtime::{
     Read,
-    channels::{Ask, ChannelHead, Told},
+    channels::{Ask, Told},
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -49,16 +55,6 @@ impl Desk {
         }
     }
 
-    fn channel_figures(
-        &self,
-        context: &CallContext,
-        head: &ChannelHead,
-    ) -> Result<v1::ChannelFigures, Failure> {
-        let oldest = self.query.snapshot().and_then(|view| view.channel_oldest(head));
-        let oldest_ms = oldest.map_err(|error| self.unreadable(error))?;
-        Ok(wire::figures(head, oldest_ms, context.language))
-    }
-
     /// Stops, opens or empties a channel, and shows it as it is after that.
     async fn steer(
         &self,
@@ -75,7 +71,7 @@ impl Desk {
         };
         self.wait_for_own(index).await?;
         let head = self.channel_head(channel)?.ok_or_else(|| unknown(channel))?;
-        Ok((self.channel_figures(context, &head)?, meta))
+        Ok((wire::figures(&head, context.language), meta))
     }
 
     async fn move_dead(
@@ -104,11 +100,54 @@ impl Desk {
         found.ok_or_else(|| unknown(code))
     }
 
+    /// May the caller look into these? A refusal is recorded as a denial.
+    fn expect_letters(&self, context: &CallContext, letters: Letters) -> Result<(), Failure> {
+        let caller = context.caller();
+        letters
+            .check(caller.kind, &caller.id, &self.query.world().directory)
+            .inspect_err(|failure| self.record_denial(context, failure.reason()))
+    }
+
+    /// The body of a letter that no case has: a case shows its own.
+    fn letter_body(&self, channel: &str, number: u64) -> Result<BodyRef, Failure> {
+        let letter = self.query.snapshot().and_then(|view| view.channel_letter(channel, number));
+        let letter = letter.map_err(|error| self.unreadable(error))?;
+        let letter = letter
+            .ok_or_else(|| Failure::Refused(refuse(LETTER_UNKNOWN).with("letter", number.to_string())))?;
+        match &letter.state {
+            LetterState::Taken { case, .. } => Err(Failure::Refused(
+                refuse(LETTER_STATE)
+                    .with("state", letter.state.name())
+                    .with("expected", "parked, routing or dropped")
+                    .with("case", case.clone()),
+            )),
+            LetterState::Routing { .. } | LetterState::Parked { .. } | LetterState::Dropped { .. } => {
+                Ok(letter.body.clone())
+            }
+        }
+    }
+
     /// Against what the called node has; the installation is checked again on the leader.
     fn expect_processes(&self, module: &files::Module) -> Result<(), Failure> {
         let present = self.query.world().catalogue.clone();
         let problems = check::processes(&module.processes, &present);
         if problems.is_empty() { Ok(()) } else { Err(Failure::Refused(check::refusal(&problems))) }
+    }
+
+    /// How many records it put, and how many were there.
+    async fn processes_command(
+        &self,
+        context: &CallContext,
+        request: WriteRequest,
+        command: catalogue::Command,
+    ) -> Result<(u32, u32, Option<v1::WriteMeta>), Failure> {
+        let target = EntityRef { kind: Kind::Catalogue, id: catalogue::ENTITY_ID.to_owned() };
+        match self.command(context, request, target, AnyCommand::Catalogue(command)).await? {
+            (AnyReply::Catalogue(catalogue::Reply::Loaded { changed, unchanged, .. }), meta) => {
+                Ok((changed, unchanged, meta))
+            }
+            _ => Err(wrong_reply()),
+        }
     }
 
     async fn install(
@@ -118,37 +157,30 @@ impl Desk {
         module: files::Module,
     ) -> Result<v1::InstallModuleResponse, Failure> {
         self.channels_allowed()?;
-        // Before anything is committed: what the second commit would refuse must not leave the first one behind. Should
-        // the catalogue change in between, the refusal says so, and the installation can be said again.
-        if !module.processes.is_empty() {
-            self.read_point(context, None).await?;
-            self.expect_processes(&module)?;
-        }
-        // Two commits under one request: the second has an id that follows from the first, so that a retry repeats both.
-        let second = WriteRequest {
-            request_id: second_id(request.request_id),
+        // Three commits under one request: the later ones have ids that follow from the first, so that a retry repeats them
+        // all. First the codes of asks are claimed: whatever else the catalogue refuses it refuses before anything changed, and
+        // what is claimed it does not refuse afterwards, however it changes in between. A channel that refuses leaves a
+        // claim behind, which changes nothing that holds and is the module's own.
+        let following = |n: u32| WriteRequest {
+            request_id: following_id(request.request_id, n),
             principal: request.principal.clone(),
             attempt: request.attempt,
             workstation: request.workstation.clone(),
             hash: request.hash,
         };
+        let (claim, load) = (following(2), following(1));
+        if !module.processes.is_empty() {
+            let claimed = catalogue::Command::ClaimProcesses(module.processes.clone());
+            self.processes_command(context, claim, claimed).await?;
+        }
         let channel = module.code;
         let command = Command::Configure { settings: Box::new(module.settings) };
         let (reply, mut meta) = self.channel_command(context, request, &channel, command).await?;
         let Reply::Configured { version } = reply else { return Err(wrong_reply()) };
         let (mut changed, mut unchanged) = (0, 0);
         if !module.processes.is_empty() {
-            let target = EntityRef { kind: Kind::Catalogue, id: catalogue::ENTITY_ID.to_owned() };
-            let command = AnyCommand::Catalogue(catalogue::Command::LoadProcesses(module.processes));
-            match self.command(context, second, target, command).await? {
-                (
-                    AnyReply::Catalogue(catalogue::Reply::Loaded { changed: put, unchanged: same, .. }),
-                    later,
-                ) => {
-                    (changed, unchanged, meta) = (put, same, later);
-                }
-                _ => return Err(wrong_reply()),
-            }
+            let loaded = catalogue::Command::LoadProcesses(module.processes);
+            (changed, unchanged, meta) = self.processes_command(context, load, loaded).await?;
         }
         Ok(v1::InstallModuleResponse {
             channel,
@@ -160,9 +192,9 @@ impl Desk {
     }
 }
 
-/// The id of what follows from a request: of the same moment, which is what the memory of requests goes by.
-fn second_id(first: Uuid) -> Uuid {
-    let derived = okno_domain::ids::derived(first, 1);
+/// The ids of what follows from a request: of the same moment, which is what the memory of requests goes by.
+fn following_id(first: Uuid, n: u32) -> Uuid {
+    let derived = okno_domain::ids::derived(first, n);
     let mut bytes = *derived.as_bytes();
     bytes[..6].copy_from_slice(&first.as_bytes()[..6]);
     uuid::Builder::from_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
@@ -210,13 +242,11 @@ impl ChannelService for Channels {
                 let view = desk.query.snapshot()?;
                 let mut heads = Vec::new();
                 for code in view.channels(None, CHANNELS_MAX)? {
-                    if let Some(head) = view.channel_head(&code)? {
-                        heads.push((view.channel_oldest(&head)?, head));
-                    }
+                    heads.extend(view.channel_head(&code)?);
                 }
                 Ok(heads)
             })?;
-            let channels = heads.iter().map(|(oldest, head)| wire::figures(head, *oldest, context.language));
+            let channels = heads.iter().map(|head| wire::figures(head, context.language));
             Ok(v1::ListChannelsResponse { channels: channels.collect(), meta })
         };
         self.0.handle(request, handler).await
@@ -242,7 +272,7 @@ impl ChannelService for Channels {
                 }
             };
             Ok(v1::ShowChannelResponse {
-                figures: Some(desk.channel_figures(&context, &head)?),
+                figures: Some(wire::figures(&head, context.language)),
                 settings: files::write(&head.code, &head.settings),
                 connectors: attached
                     .into_iter()
@@ -302,6 +332,7 @@ impl ChannelService for Channels {
         request: Request<v1::ListDeadLettersRequest>,
     ) -> Result<Response<v1::ListDeadLettersResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListDeadLettersRequest| async move {
+            desk.expect_letters(&context, Letters::Dead)?;
             let filter = message.channel.as_bytes();
             let page = desk.page(&context, message.page_size, PAGE, filter, &message.page_token)?;
             let read = desk.whole_channel(&context, &message.channel, message.read.as_ref()).await?;
@@ -321,6 +352,7 @@ impl ChannelService for Channels {
                 accepted_at: timestamp(letter.accepted_ms),
                 buried_at: timestamp(at_ms),
                 expires_at: letter.expires_ms.and_then(timestamp),
+                received: letter.received.iter().map(wire::body).collect(),
             });
             Ok(v1::ListDeadLettersResponse {
                 letters: letters.collect(),
@@ -367,6 +399,7 @@ impl ChannelService for Channels {
         request: Request<v1::ListParkedLettersRequest>,
     ) -> Result<Response<v1::ListParkedLettersResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListParkedLettersRequest| async move {
+            desk.expect_letters(&context, Letters::Parked)?;
             let filter = message.channel.as_bytes();
             let page = desk.page(&context, message.page_size, PAGE, filter, &message.page_token)?;
             let read = desk.whole_channel(&context, &message.channel, message.read.as_ref()).await?;
@@ -391,6 +424,60 @@ impl ChannelService for Channels {
                 next_page_token,
                 meta: desk.read_meta_at(read.applied_index),
             })
+        };
+        self.0.handle(request, handler).await
+    }
+
+    async fn get_channel_body(
+        &self,
+        request: Request<v1::GetChannelBodyRequest>,
+    ) -> Result<Response<v1::GetChannelBodyResponse>, Status> {
+        use v1::get_channel_body_request::Whose;
+        let expected = || {
+            Failure::field(
+                "whose",
+                "ожидается номер письма либо неудачная попытка сообщения",
+                "expected the number of a letter, or a failed attempt of a message",
+            )
+        };
+        let handler = |desk: Arc<Desk>, context: CallContext, message: v1::GetChannelBodyRequest| async move {
+            let channel = message.channel.as_str();
+            wire::channel_ref(channel)?;
+            let (letters, subject) = match &message.whose {
+                Some(Whose::Letter(number)) => (Letters::Parked, format!("{channel}/letter/{number}")),
+                Some(Whose::Attempt(of)) => {
+                    (Letters::Dead, format!("{channel}/message/{}", cut(&of.message_id)))
+                }
+                None => return Err(expected()),
+            };
+            desk.expect_letters(&context, letters)?;
+            desk.read_point(&context, message.read.as_ref()).await?;
+            desk.channel_head(channel)?.ok_or_else(|| unknown(channel))?;
+            // Before the answer says whether it is there: that, too, is told of somebody.
+            desk.record_read(&context, &subject)?;
+            let meta = desk.read_meta();
+            let wanted = match message.whose {
+                Some(Whose::Attempt(of)) => {
+                    let found = desk.long_read(|| desk.query.snapshot()?.entity::<Channel>(channel))?;
+                    let found = found.ok_or_else(|| unknown(channel))?.value;
+                    let of_message =
+                        || Failure::Refused(refuse(MESSAGE_UNKNOWN).with("message", cut(&of.message_id)));
+                    let received = &found.message(&of.message_id).ok_or_else(of_message)?.received;
+                    let body = received.iter().find(|body| body.number == of.body);
+                    body.cloned().ok_or_else(|| {
+                        Failure::field(
+                            "attempt.body",
+                            "такого сообщения у попыток нет",
+                            "expected a body that ListDeadLetters names",
+                        )
+                    })?
+                }
+                Some(Whose::Letter(number)) => desk.letter_body(channel, number)?,
+                None => return Err(expected()),
+            };
+            // Where it is not the bytes of its hash, reading it closes the node: it is damage.
+            let body = desk.body_bytes(&wanted)?.ok_or_else(body_forgotten)?;
+            Ok(v1::GetChannelBodyResponse { body, sha256: Bytes::copy_from_slice(&wanted.sha256), meta })
         };
         self.0.handle(request, handler).await
     }
@@ -426,6 +513,11 @@ impl ChannelService for Channels {
     }
 }
 
+/// A foreign id as it is recorded and told: ours have at most 128 characters.
+fn cut(id: &str) -> String {
+    id.chars().take(128).collect()
+}
+
 /// A place in a list as text that orders like it.
 fn place(at_ms: i64, number: u64) -> String {
     format!("{at_ms:020}.{number:020}")
@@ -436,12 +528,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_id_follows_from_the_first_and_is_of_its_moment() {
+    fn ids_that_follow_from_the_first_are_their_own_and_of_its_moment() {
         let first = Uuid::now_v7();
-        let second = second_id(first);
-        assert_ne!(first, second);
-        assert_eq!(second, second_id(first));
-        assert_eq!(second.get_version_num(), 7);
-        assert_eq!(first.as_bytes()[..6], second.as_bytes()[..6]);
+        let [second, third] = [1, 2].map(|n| following_id(first, n));
+        assert!(first != second && first != third && second != third);
+        assert_eq!(second, following_id(first, 1));
+        for id in [second, third] {
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(first.as_bytes()[..6], id.as_bytes()[..6]);
+        }
     }
 }

@@ -86,6 +86,7 @@ fn exchange(exchange: &Exchange) -> v1::CaseExchange {
         sent: Some(wire::body(&exchange.body)),
         received: exchange.answer.as_ref().map(wire::body),
         forgotten: exchange.forgotten,
+        others: exchange.others.iter().map(wire::body).collect(),
     }
 }
 

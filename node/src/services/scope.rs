@@ -1,10 +1,53 @@
-//! Which cases a caller may read (R-S1): the half that knows offices. The table of methods came before it.
+//! Which cases, and which letters of channels, a caller may read (R-S1): the half that knows persons and offices. The table of
+//! methods came before it.
 
 use crate::{failure::Failure, identity::Kind};
 use okno_domain::{
     directory::{Directory, Role},
     entity::RefusalClass,
 };
+
+/// What of a channel has no office to go by: a channel is the region's, and so is what waits in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letters {
+    /// Of cases of all offices: for whoever may redrive or give them up.
+    Dead,
+    /// Nobody knows yet whose they are: for whoever may place them.
+    Parked,
+}
+
+impl Letters {
+    /// Those who deal with them, and auditors; nobody else, whatever certificate they have.
+    pub fn check(self, kind: Kind, id: &str, directory: &Directory) -> Result<(), Failure> {
+        let allowed = match kind {
+            Kind::Admin | Kind::Auditor => true,
+            Kind::Operator => match (self, directory.person(id).ok_or_else(person_unknown)?.role) {
+                (_, Role::Administrator | Role::Auditor) => true,
+                (Self::Parked, Role::Officer | Role::Head) => true,
+                (Self::Dead, Role::Officer | Role::Head) => false,
+            },
+            _ => false,
+        };
+        if allowed {
+            return Ok(());
+        }
+        Err(Failure::refused(
+            RefusalClass::PermissionDenied,
+            "ACCESS_DENIED",
+            "Сообщения канала видят те, кто ими распоряжается",
+            "letters of a channel are read by those who deal with them",
+        ))
+    }
+}
+
+fn person_unknown() -> Failure {
+    Failure::refused(
+        RefusalClass::PermissionDenied,
+        "PERSON_UNKNOWN",
+        "Такого сотрудника нет в справочнике",
+        "the directory knows no such person",
+    )
+}
 
 /// The offices whose cases a caller may read.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,14 +61,7 @@ impl Scope {
     pub fn of(kind: Kind, id: &str, directory: &Directory) -> Result<Self, Failure> {
         match kind {
             Kind::Operator => {
-                let person = directory.person(id).ok_or_else(|| {
-                    Failure::refused(
-                        RefusalClass::PermissionDenied,
-                        "PERSON_UNKNOWN",
-                        "Такого сотрудника нет в справочнике",
-                        "the directory knows no such person",
-                    )
-                })?;
+                let person = directory.person(id).ok_or_else(person_unknown)?;
                 match person.role {
                     Role::Officer | Role::Head => Ok(Self::Offices(person.offices.clone())),
                     Role::Auditor => Ok(Self::All),

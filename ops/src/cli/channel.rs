@@ -4,14 +4,17 @@ use super::{
     Failure, Session,
     output::{self, facts, moment, plain, table},
 };
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 use okno_client::v1::{
     AssignLetterRequest, AttachedConnector, ChannelFigures, DiscardDeadLettersRequest, DrainChannelRequest,
-    DropLetterRequest, InstallModuleRequest, ListChannelsRequest, ListDeadLettersRequest,
-    ListDeadLettersResponse, ListParkedLettersRequest, ListParkedLettersResponse, PauseChannelRequest,
-    RedriveDeadLettersRequest, ResumeChannelRequest, ShowChannelRequest,
+    DropLetterRequest, FailedAttempt, GetChannelBodyRequest, GetChannelBodyResponse, InstallModuleRequest,
+    ListChannelsRequest, ListDeadLettersRequest, ListDeadLettersResponse, ListParkedLettersRequest,
+    ListParkedLettersResponse, PauseChannelRequest, RedriveDeadLettersRequest, ResumeChannelRequest,
+    ShowChannelRequest, get_channel_body_request::Whose,
 };
-use std::path::PathBuf;
+use sha2::{Digest as _, Sha256};
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
 
 /// A backlog has at most 100,000 messages.
 const PAGE: u32 = 1_000;
@@ -63,6 +66,26 @@ pub enum ChannelCommand {
     },
     /// Letters from outside that wait for a person
     Parked { channel: String },
+    /// What a letter says that no case has, to place it; the reading is recorded
+    Letter {
+        channel: String,
+        /// Number of the letter, as parked shows it
+        letter: u64,
+        /// Write the bytes as they came into this new file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// What came with a failed attempt of a message; the reading is recorded
+    Attempt {
+        channel: String,
+        /// Id of the message, as dead-letters shows it
+        message: String,
+        /// Number of the body, as dead-letters shows it
+        body: u64,
+        /// Write the bytes as they came into this new file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// A parked letter belongs to this case
     Assign {
         channel: String,
@@ -186,6 +209,14 @@ pub async fn run(session: &Session, command: ChannelCommand) -> Result<(), Failu
             let response = every_page!(session, request, letters);
             output::print(session.format, &response, parked_table);
         }
+        ChannelCommand::Letter { channel, letter, out } => {
+            let whose = Whose::Letter(letter);
+            read_body(session, channel, whose, out).await?;
+        }
+        ChannelCommand::Attempt { channel, message, body, out } => {
+            let whose = Whose::Attempt(FailedAttempt { message_id: message, body });
+            read_body(session, channel, whose, out).await?;
+        }
         ChannelCommand::Assign { channel, letter, case } => {
             let request =
                 AssignLetterRequest { meta: session.meta(), channel, number: letter, case_id: case };
@@ -199,6 +230,51 @@ pub async fn run(session: &Session, command: ChannelCommand) -> Result<(), Failu
         }
     }
     Ok(())
+}
+
+/// Shows a body, or saves it. It is proven here once more: the node that answers is one of several.
+async fn read_body(
+    session: &Session,
+    channel: String,
+    whose: Whose,
+    out: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let request = GetChannelBodyRequest { channel, whose: Some(whose), read: session.read() };
+    let response = session.call(request).await?;
+    if Sha256::digest(&response.body)[..] != response.sha256[..] {
+        return Err(Failure::Broken("the bytes are not those of their SHA-256".to_owned()));
+    }
+    let Some(path) = out else {
+        output::print(session.format, &response, body_text);
+        return Ok(());
+    };
+    // For its owner only: there are people in it.
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .and_then(|mut file| file.write_all(&response.body).and_then(|()| file.sync_all()));
+    written.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    let told = format!(
+        "{}: {} bytes, SHA-256 {}",
+        path.display(),
+        response.body.len(),
+        hex::encode(&response.sha256)
+    );
+    output::print(session.format, &GetChannelBodyResponse { body: Bytes::new(), ..response }, |_| told);
+    Ok(())
+}
+
+/// As text, where a terminal can take it: control characters steer it.
+fn body_text(response: &GetChannelBodyResponse) -> String {
+    let head =
+        facts([("bytes", response.body.len().to_string()), ("SHA-256", hex::encode(&response.sha256))]);
+    let steers = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\r' | '\t');
+    match std::str::from_utf8(&response.body) {
+        Ok(text) if !text.contains(steers) => format!("{head}\n\n{text}"),
+        _ => format!("{head}\n\nThis is no plain text: save it with --out FILE."),
+    }
 }
 
 fn list(channels: &[ChannelFigures]) -> String {
@@ -238,7 +314,9 @@ fn shown(c: &ChannelFigures) -> String {
         ("letters", format!("{}, of them {} parked", c.letters, c.parked)),
         ("handed out", c.handed_total.to_string()),
         ("failed", c.failed_total.to_string()),
-        ("not acknowledged", c.lapsed_total.to_string()),
+        ("not acknowledged", c.unheard_total.to_string()),
+        ("overdue", c.overdue_total.to_string()),
+        ("connector gone", c.gone_total.to_string()),
         ("ended", c.ended_total.to_string()),
         ("settings version", c.version.to_string()),
     ])
@@ -268,10 +346,11 @@ fn dead_table(response: &ListDeadLettersResponse) -> String {
             moment(l.accepted_at.as_ref()),
             moment(l.buried_at.as_ref()),
             moment(l.expires_at.as_ref()),
+            l.received.iter().map(|body| body.number.to_string()).collect::<Vec<_>>().join(","),
             l.reason.clone(),
         ]
     });
-    table(["MESSAGE", "KIND", "ATTEMPTS", "ACCEPTED", "BURIED", "EXPIRES", "REASON"], rows)
+    table(["MESSAGE", "KIND", "ATTEMPTS", "ACCEPTED", "BURIED", "EXPIRES", "RECEIVED", "REASON"], rows)
 }
 
 fn parked_table(response: &ListParkedLettersResponse) -> String {

@@ -199,6 +199,8 @@ calls! {
         |r| r.meta.as_hints();
     reads "ChannelService" "ListParkedLetters" ListParkedLettersRequest ListParkedLettersResponse
         |r| r.meta.as_hints();
+    reads "ChannelService" "GetChannelBody" GetChannelBodyRequest GetChannelBodyResponse
+        |r| r.meta.as_hints();
     mutates "ChannelService" "AssignLetter" AssignLetterRequest AssignLetterResponse
         |r| r.meta.as_hints();
     mutates "ChannelService" "DropLetter" DropLetterRequest DropLetterResponse

@@ -211,7 +211,7 @@ async fn outcome(
         "calls": worked.calls,
         "handed_out": after.handed_total - before.handed_total,
         "failed": after.failed_total - before.failed_total,
-        "not_acknowledged": after.lapsed_total - before.lapsed_total,
+        "not_acknowledged": after.unheard_total - before.unheard_total,
         "answered_once": expected,
     })
 }

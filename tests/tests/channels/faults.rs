@@ -222,7 +222,7 @@ async fn a_connector_that_is_told_to_end_settles_what_it_has() {
     }
     let figures = world.figures().await;
     assert_eq!(
-        (figures.handed_total, figures.failed_total, figures.lapsed_total),
+        (figures.handed_total, figures.failed_total, figures.unheard_total + figures.gone_total),
         (3, 0, 0),
         "nothing came back"
     );

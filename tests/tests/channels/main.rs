@@ -4,5 +4,6 @@
 mod faults;
 mod lies;
 mod local;
+mod reading;
 mod story;
 mod support;

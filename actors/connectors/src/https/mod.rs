@@ -8,7 +8,7 @@
 //! | The service | Verdict |
 //! |---|---|
 //! | 2xx | complete; the body as it came |
-//! | 408, 425, 429, 5xx | fail, not before its `Retry-After` |
+//! | 408, 425, 429, 5xx | fail, not before its `Retry-After`; the body is kept |
 //! | any other status | reject; the body is the reason's proof |
 //! | no connection, a wrong certificate, silence, a broken or too large response | fail |
 
@@ -16,6 +16,7 @@ mod exchange;
 pub mod settings;
 
 use crate::message::{Handler, Message, Verdict, Work};
+use bytes::Bytes;
 use exchange::{Answer, Exchange};
 use http::StatusCode;
 use settings::Service;
@@ -51,13 +52,14 @@ impl Handler for HttpsConnector {
 /// What a response comes to.
 fn judge(Answer { status, retry_after, body }: Answer) -> Verdict {
     let said = format!("HTTP {}, {} bytes", status.as_u16(), body.len());
+    let some = |body: Bytes| (!body.is_empty()).then_some(body);
     match status {
         status if status.is_success() => Verdict::complete(said, body),
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Verdict::Fail { reason: said, retry_after }
+            Verdict::Fail { reason: said, retry_after, body: some(body) }
         }
-        status if status.is_server_error() => Verdict::Fail { reason: said, retry_after },
-        _ => Verdict::Reject { reason: said, body: (!body.is_empty()).then_some(body) },
+        status if status.is_server_error() => Verdict::Fail { reason: said, retry_after, body: some(body) },
+        _ => Verdict::Reject { reason: said, body: some(body) },
     }
 }
 

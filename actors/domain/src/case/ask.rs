@@ -20,7 +20,7 @@ use crate::{
         CASE_STEP_IMPOSSIBLE, FIELD_INVALID, MESSAGE_UNEXPECTED, REQUEST_UNKNOWN, refuse,
     },
     time::year_over_ms,
-    validators::expect_len,
+    validators::expect_line,
 };
 use std::sync::Arc;
 
@@ -179,7 +179,8 @@ impl Case {
         }
         for body in bodies {
             check::required("subject", &body.subject, exchange::LINE_MAX)?;
-            expect_len("key", &body.key, exchange::CODE_MAX)?;
+            expect_line("subject", &body.subject, exchange::LINE_MAX)?;
+            expect_line("key", &body.key, exchange::CODE_MAX)?;
             if body.body.0.len() > BODY_BYTES_MAX {
                 return Err(refuse(BODY_TOO_LARGE).with("bytes", format!("at most {BODY_BYTES_MAX}")));
             }

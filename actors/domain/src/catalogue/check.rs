@@ -325,7 +325,7 @@ pub fn processes(processes: &[Arc<Process>], present: &Catalogue) -> Vec<Problem
                         .map(Arc::as_ref)
                         .filter(|other| other.service == process.service && other.module != process.module),
                 )
-                .flat_map(|other| other.asks.iter().map(|ask| ask.code.as_str()))
+                .flat_map(|other| other.asks.iter().chain(&other.claimed).map(|ask| ask.code.as_str()))
                 .collect();
             for (m, ask) in process.asks.iter().enumerate() {
                 if elsewhere.contains(ask.code.as_str()) {

@@ -53,6 +53,8 @@ pub enum Command {
     Load(Load),
     /// What modules add to services: everything, or nothing of it. Others' processes stay.
     LoadProcesses(Vec<Arc<Process>>),
+    /// The same is about to be loaded: refused now if it would be, and from then on it is not (`Process::claimed`).
+    ClaimProcesses(Vec<Arc<Process>>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,14 +240,30 @@ impl Catalogue {
     }
 
     fn decide_load_processes(&self, processes: &[Arc<Process>]) -> Result<Decision<Self>, Refusal> {
+        self.expect_processes(processes)?;
+        Ok(self.put_all(processes.iter().cloned().map(Part::Process)))
+    }
+
+    /// What holds now keeps holding, and what is to come stands beside it.
+    fn decide_claim_processes(&self, processes: &[Arc<Process>]) -> Result<Decision<Self>, Refusal> {
+        self.expect_processes(processes)?;
+        let claims = processes.iter().map(|process| {
+            let present = self.processes.get(&(process.service.clone(), process.module.clone()));
+            let asks = present.map_or_else(Vec::new, |present| present.asks.clone());
+            let claimed = if asks == process.asks { Vec::new() } else { process.asks.clone() };
+            (present.is_some(), Process { asks, claimed, ..process.as_ref().clone() })
+        });
+        // One that is new and asks nothing takes no code.
+        let claims = claims.filter(|(present, process)| *present || !process.claimed.is_empty());
+        Ok(self.put_all(claims.map(|(_, process)| Part::Process(Arc::new(process)))))
+    }
+
+    fn expect_processes(&self, processes: &[Arc<Process>]) -> Result<(), Refusal> {
         if processes.is_empty() {
             return Err(refuse(CATALOGUE_EMPTY_LOAD));
         }
         let problems = check::processes(processes, self);
-        if !problems.is_empty() {
-            return Err(check::refusal(&problems));
-        }
-        Ok(self.put_all(processes.iter().cloned().map(Part::Process)))
+        if problems.is_empty() { Ok(()) } else { Err(check::refusal(&problems)) }
     }
 
     fn put_all(&self, parts: impl Iterator<Item = Part>) -> Decision<Self> {
@@ -289,6 +307,7 @@ impl Entity for Catalogue {
         match command {
             Command::Load(load) => self.decide_load(load),
             Command::LoadProcesses(processes) => self.decide_load_processes(processes),
+            Command::ClaimProcesses(processes) => self.decide_claim_processes(processes),
         }
     }
 

@@ -82,4 +82,7 @@ pub struct Process {
     pub module: String,
     pub service: String,
     pub asks: Vec<Ask>,
+    /// What an installation under way will put in their place: their codes are taken already, so that what it has begun it
+    /// can end. A claim stays until the module is installed again; claimed asks cannot be asked.
+    pub claimed: Vec<Ask>,
 }

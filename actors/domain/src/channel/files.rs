@@ -58,7 +58,7 @@ pub fn read(file: &SourceFile) -> Result<Module, Vec<Problem>> {
     }
     let processes = parsed.process.into_iter().map(|process| {
         let asks = process.ask.into_iter().map(Into::into).collect();
-        Arc::new(Process { module: code.clone(), service: process.service, asks })
+        Arc::new(Process { module: code.clone(), service: process.service, asks, claimed: Vec::new() })
     });
     Ok(Module { processes: processes.collect(), code, settings })
 }

@@ -7,6 +7,7 @@
 //! Invariants:
 //! - `ready` and `delayed` hold exactly the heads in these states;
 //! - `expiring` holds exactly the messages that may expire now ([`Outgoing::may_expire`]);
+//! - `ages` holds exactly the messages that are not dead;
 //! - `letters_due` holds exactly the letters that will be forgotten, at the moment they are.
 
 use super::{
@@ -34,6 +35,8 @@ pub(super) struct Index {
     pub asking: BTreeSet<u64>,
     /// By the time of burial.
     pub dead: BTreeSet<(i64, u64)>,
+    /// Those that are not dead, by when they came: a redriven one is older than its place says.
+    pub ages: BTreeSet<(i64, u64)>,
     pub expiring: BTreeSet<(i64, u64)>,
     pub outside: BTreeMap<String, u64>,
     pub parked: BTreeSet<u64>,
@@ -82,6 +85,9 @@ impl Index {
             }
             MessageState::Ready | MessageState::Delayed { .. } => {}
         }
+        if !matches!(message.state, MessageState::Dead { .. }) {
+            self.ages.insert((message.accepted_ms, sequence));
+        }
         if let Some(at) = message.may_expire() {
             self.expiring.insert((at, sequence));
         }
@@ -107,6 +113,7 @@ impl Index {
         self.by_id.remove(&message.id);
         self.out.remove(&sequence);
         self.asking.remove(&sequence);
+        self.ages.remove(&(message.accepted_ms, sequence));
         if let MessageState::Dead { at_ms } = message.state {
             self.dead.remove(&(at_ms, sequence));
         }

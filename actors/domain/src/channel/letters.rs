@@ -13,7 +13,7 @@ use crate::{
         CHANNEL_FULL, FIELD_INVALID, LETTER_ID_REUSED, LETTER_STATE, LETTER_UNADDRESSED, LETTER_UNKNOWN,
         refuse,
     },
-    validators::expect_len,
+    validators::{expect_len, expect_line},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -60,10 +60,10 @@ impl Channel {
         if new.outside_id.trim().is_empty() {
             return Err(refuse(FIELD_INVALID).with("outside_id", "not empty"));
         }
-        expect_len("outside_id", &new.outside_id, LINE_MAX)?;
-        expect_len("about", &new.about, ABOUT_MAX)?;
-        expect_len("kind", &new.kind, CODE_MAX)?;
-        expect_len("subject", &new.subject, LINE_MAX)?;
+        expect_line("outside_id", &new.outside_id, LINE_MAX)?;
+        expect_line("about", &new.about, ABOUT_MAX)?;
+        expect_line("kind", &new.kind, CODE_MAX)?;
+        expect_line("subject", &new.subject, LINE_MAX)?;
         expect_body(&new.body)?;
         let known = self.index.outside.get(&new.outside_id).and_then(|number| self.letters.get(number));
         let known = known.map(|letter| (letter.number, letter.body.sha256));

@@ -28,9 +28,9 @@ pub(crate) use requests::by_holder;
 pub use settings::{BreakerSettings, Inbound, Order, Rate, Retry, Settings};
 pub use types::{
     Account, Breaker, CALL_BYTES_MAX, Command, Counts, Ended, Event, Exchanged, ITEMS_MAX, Inbox, Lapse,
-    Lapsed, LetterState, MessageState, Mode, Move, NewLetter, Outgoing, PROGRESS_MAX, Part, REDRIVE_MAX,
-    Received, Reply, Root, Said, Settled, SubAnswer, SubAsk, SubRequest, TAKE_MAX, Take, Token, UNHEARD_MAX,
-    Verdict, Which,
+    Lapsed, Lapses, LetterState, MessageState, Mode, Move, NewLetter, Outgoing, PROGRESS_MAX, Part,
+    RECEIVED_MAX, REDRIVE_MAX, Received, Reply, Root, Said, Settled, SubAnswer, SubAsk, SubRequest, TAKE_MAX,
+    Take, Token, UNHEARD_MAX, Verdict, Which,
 };
 
 use crate::{
@@ -90,11 +90,6 @@ impl Channel {
         self.index.dead.iter().filter_map(|(_, sequence)| self.messages.get(sequence)).map(Arc::as_ref)
     }
 
-    /// The oldest message that waits or is worked on.
-    pub fn oldest(&self) -> Option<&Outgoing> {
-        self.messages().find(|message| !matches!(message.state, MessageState::Dead { .. }))
-    }
-
     fn this(&self) -> EntityRef {
         EntityRef { kind: Kind::Channel, id: self.id.clone() }
     }
@@ -108,6 +103,7 @@ impl Channel {
             dead: count(self.index.dead.len()),
             letters: count(self.letters.len()),
             parked: count(self.index.parked.len()),
+            oldest_ms: self.index.ages.first().map(|(at, _)| *at),
         }
     }
 
@@ -117,8 +113,8 @@ impl Channel {
         if let MessageState::Out { token, .. } = &message.state {
             self.root.last_token = self.root.last_token.max(token.sequence);
         }
-        for sub in &message.subs {
-            self.count_body(Some(&sub.body));
+        for body in message.subs.iter().map(|sub| &sub.body).chain(&message.received) {
+            self.count_body(body);
         }
         self.messages.insert(message.sequence, Arc::clone(message));
         self.index.insert(&self.messages, message);
@@ -135,15 +131,14 @@ impl Channel {
             self.index.remove_letter(old);
         }
         self.root.last_letter = self.root.last_letter.max(letter.number);
-        self.count_body(Some(&letter.body));
+        self.count_body(&letter.body);
         self.index.insert_letter(letter);
         self.letters.insert(letter.number, Arc::clone(letter));
     }
 
     /// A body kept here has taken its number.
-    fn count_body(&mut self, body: Option<&BodyRef>) {
-        if let Some(body) = body.filter(|body| body.holder.kind == Kind::Channel && body.holder.id == self.id)
-        {
+    fn count_body(&mut self, body: &BodyRef) {
+        if body.holder.kind == Kind::Channel && body.holder.id == self.id {
             self.root.last_body = self.root.last_body.max(body.number);
         }
     }
@@ -222,9 +217,12 @@ impl Entity for Channel {
                 match why {
                     Move::HandedOut => self.root.handed_total += 1,
                     Move::Failed | Move::Buried => self.root.failed_total += 1,
-                    Move::Unheard => self.root.lapsed_total += 1,
-                    Move::Accepted | Move::Progressed | Move::Asked | Move::SubAnswered | Move::Withdrawn => {
-                    }
+                    Move::Accepted
+                    | Move::Unheard
+                    | Move::Progressed
+                    | Move::Asked
+                    | Move::SubAnswered
+                    | Move::Withdrawn => {}
                 }
             }
             Event::Configured { settings, version } => {
@@ -234,7 +232,9 @@ impl Entity for Channel {
             }
             Event::Ended(ended) => {
                 self.take_out(ended.sequence);
-                self.count_body(ended.body.as_ref());
+                for body in ended.body.iter().chain(&ended.received) {
+                    self.count_body(body);
+                }
                 self.root.ended_total += 1;
             }
             Event::Redriven { from, message } => {
@@ -348,7 +348,10 @@ impl Entity for Channel {
         };
         for event in events {
             match event {
-                Event::Ended(ended) => ended.body.iter().for_each(&mut put),
+                Event::Ended(ended) => ended.body.iter().chain(&ended.received).for_each(&mut put),
+                Event::Moved { message, why: Move::Failed | Move::Buried } => {
+                    message.received.iter().for_each(&mut put);
+                }
                 Event::Moved { message, why: Move::Asked } => {
                     message.subs.iter().map(|sub| &sub.body).for_each(&mut put);
                 }

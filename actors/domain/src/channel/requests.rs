@@ -101,6 +101,7 @@ impl Channel {
             state: MessageState::Ready,
             subs: Vec::new(),
             failure: String::new(),
+            received: Vec::new(),
         };
         turn.put(message, Move::Accepted);
         Ok(turn.finish(Reply::None))

@@ -2,8 +2,8 @@
 //! call each sees those before it, and what is handed out sees them all. Nothing of the state is copied.
 
 use super::{
-    Account, Channel, Ended, Event, Inbox, MessageState, Move, Outgoing, Reply, Settings, SubRequest, Take,
-    Token, policy, types::TAKE_MAX,
+    Account, Channel, Ended, Event, Inbox, MessageState, Move, Outgoing, RECEIVED_MAX, Reply, Settings,
+    SubRequest, Take, Token, policy, types::TAKE_MAX,
 };
 use crate::{
     entity::{Context, Decision, EntityRef, Kind, Origin, Refusal, Send, TimerChange},
@@ -25,7 +25,7 @@ pub(super) const FRAME_BYTES: usize = 400;
 /// What a reference to a body takes.
 const REF_BYTES: usize = 160;
 /// What an end may take: the answer names bodies, and its one-line reason stands in the event and in the message.
-const END_BYTES: usize = 2 * FRAME_BYTES + OTHERS_MAX * REF_BYTES + 2 * 4 * LINE_MAX;
+const END_BYTES: usize = 2 * FRAME_BYTES + (OTHERS_MAX + RECEIVED_MAX) * REF_BYTES + 2 * 4 * LINE_MAX;
 
 pub(super) struct Turn<'a> {
     pub channel: &'a Channel,
@@ -112,6 +112,22 @@ impl<'a> Turn<'a> {
         BodyRef::of(&self.channel.this(), self.last_body, content)
     }
 
+    /// What a message has received once this came with a failed attempt: kept like an answer (R-I2), the same bytes once.
+    /// When the places are taken the newest has the last one; of what stood there hash and length stay in the journal.
+    pub fn receive(&mut self, message: &Outgoing, content: &Content) -> Vec<BodyRef> {
+        let mut received = message.received.clone();
+        if received.iter().any(|have| have.prove(&content.0).is_ok()) {
+            return received;
+        }
+        if received.len() >= RECEIVED_MAX
+            && let Some(last) = received.pop()
+        {
+            self.events.push(Event::BodiesForgotten { numbers: vec![last.number] });
+        }
+        received.push(self.keep(content));
+        received
+    }
+
     /// A random number, the same on a retry.
     pub fn chance(&mut self) -> u64 {
         self.chances += 1;
@@ -189,8 +205,9 @@ impl<'a> Turn<'a> {
         self.spend(2 * FRAME_BYTES + summary.len() + 2 * outcome.reason().len());
         self.leave(message.sequence);
         self.changed.insert(message.sequence, None);
-        let others: Vec<_> = message.subs.iter().flat_map(bodies_of).take(OTHERS_MAX).cloned().collect();
-        self.spend(others.len() * REF_BYTES);
+        let others = message.received.iter().chain(message.subs.iter().flat_map(bodies_of));
+        let others: Vec<_> = others.take(OTHERS_MAX).cloned().collect();
+        self.spend((others.len() + message.received.len()) * REF_BYTES);
         self.sends.push(Send {
             target: message.source.clone(),
             message: Message::ChannelAnswer(Box::new(ChannelAnswer {
@@ -208,6 +225,7 @@ impl<'a> Turn<'a> {
             outcome,
             body,
             attempts: message.attempts,
+            received: message.received.clone(),
         })));
     }
 
@@ -406,7 +424,7 @@ pub(super) fn weight(message: &Outgoing) -> usize {
         FRAME_BYTES + sub.kind.len() + answer
     });
     FRAME_BYTES
-        + REF_BYTES
+        + (1 + message.received.len()) * REF_BYTES
         + 2 * message.id.len()
         + message.key.len()
         + message.kind.len()

@@ -24,6 +24,8 @@ pub const REDRIVE_MAX: usize = 64;
 pub const PROGRESS_MAX: u32 = 32;
 /// Deliveries in a row that nobody acknowledged before they count as a failed attempt.
 pub const UNHEARD_MAX: u32 = 8;
+/// Different bodies of failed attempts that are kept with one message: as many as the usual settings allow attempts.
+pub const RECEIVED_MAX: usize = 8;
 /// The longest a connector may ask to wait before a message is tried again.
 pub const RETRY_AFTER_MAX_MS: u64 = 24 * 3_600 * 1_000;
 /// For requests within requests that name no time of their own.
@@ -106,8 +108,8 @@ pub struct Verdict {
 pub enum Said {
     /// Done; the answer as it came.
     Complete { summary: String, body: Option<Content> },
-    /// Not now.
-    Fail { reason: String, retry_after_ms: Option<u64> },
+    /// Not now; what came all the same is kept.
+    Fail { reason: String, retry_after_ms: Option<u64>, body: Option<Content> },
     /// Never.
     Reject { reason: String, body: Option<Content> },
     /// Still at it.
@@ -130,8 +132,10 @@ impl Said {
     /// The bodies it brings.
     pub fn bodies(&self) -> impl Iterator<Item = &Content> {
         let one = match self {
-            Self::Complete { body, .. } | Self::Reject { body, .. } => body.as_ref(),
-            Self::Fail { .. } | Self::Progress { .. } | Self::Ask { .. } => None,
+            Self::Complete { body, .. } | Self::Reject { body, .. } | Self::Fail { body, .. } => {
+                body.as_ref()
+            }
+            Self::Progress { .. } | Self::Ask { .. } => None,
         };
         let many = match self {
             Self::Ask { requests } => requests.as_slice(),
@@ -252,6 +256,8 @@ pub struct Outgoing {
     pub subs: Vec<SubRequest>,
     /// Why it failed last; empty: it did not.
     pub failure: String,
+    /// What came with failed attempts (R-I2), each body once. Of more than [`RECEIVED_MAX`] the first ones and the newest.
+    pub received: Vec<BodyRef>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +386,29 @@ pub struct Account {
     pub paced_us: i64,
     /// When the alarm is set for; `None`: it is not.
     pub alarm_ms: Option<i64>,
+    pub lapses: Lapses,
+}
+
+/// Deliveries whose time ran out since the channel began, by why: each why asks for another remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Lapses {
+    pub unheard: u64,
+    pub overdue: u64,
+    pub gone: u64,
+}
+
+impl Lapses {
+    pub const fn count(&mut self, why: Lapse) {
+        match why {
+            Lapse::Unheard => self.unheard += 1,
+            Lapse::Overdue => self.overdue += 1,
+            Lapse::Gone => self.gone += 1,
+        }
+    }
+
+    pub const fn total(&self) -> u64 {
+        self.unheard + self.overdue + self.gone
+    }
 }
 
 /// Why a message moved, for the journal.
@@ -460,6 +489,8 @@ pub struct Ended {
     /// The answer's.
     pub body: Option<BodyRef>,
     pub attempts: u32,
+    /// As [`Outgoing::received`], the last attempt's included.
+    pub received: Vec<BodyRef>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -533,6 +564,8 @@ pub struct Counts {
     pub dead: u32,
     pub letters: u32,
     pub parked: u32,
+    /// When the oldest message came that is not dead; `None`: there is none.
+    pub oldest_ms: Option<i64>,
 }
 
 /// The small part of a channel that every commit writes.
@@ -555,7 +588,6 @@ pub struct Root {
     /// Since the channel began: for rates over time.
     pub handed_total: u64,
     pub failed_total: u64,
-    pub lapsed_total: u64,
     pub ended_total: u64,
 }
 

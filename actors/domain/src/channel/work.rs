@@ -23,7 +23,7 @@ use crate::{
         BODY_TOO_LARGE, CALL_TOO_LARGE, CHANNEL_FOREIGN, DELIVERY_LOST, FIELD_INVALID, LEASE_FOREIGN,
         MESSAGE_UNKNOWN, PROGRESS_LIMIT, SUBREQUEST_IMPOSSIBLE, refuse,
     },
-    validators::expect_len,
+    validators::{expect_len, expect_line},
 };
 use std::sync::Arc;
 
@@ -99,6 +99,7 @@ impl Channel {
                 break;
             }
             count += 1;
+            turn.account.lapses.count(*why);
             let unheard = message.unheard + 1;
             match why {
                 // It may never have arrived: back to where it stood, unless that goes on and on.
@@ -184,11 +185,18 @@ impl Turn<'_> {
                 self.account.succeeded();
                 self.end(&message, Outcome::Rejected { reason: reason.clone() }, "", body, connector);
             }
-            Said::Fail { reason, retry_after_ms } => {
+            Said::Fail { reason, retry_after_ms, body } => {
                 expect_len("reason", reason, TEXT_MAX)?;
                 let after = retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MAX_MS);
                 let not_before_ms = self.now_ms.saturating_add_unsigned(after);
-                self.fail(&message, reason, not_before_ms, true);
+                match body {
+                    None => self.fail(&message, reason, not_before_ms, true),
+                    Some(body) => {
+                        let received = self.receive(&message, body);
+                        let message = Outgoing { received, ..message.as_ref().clone() };
+                        self.fail(&message, reason, not_before_ms, true);
+                    }
+                }
             }
             Said::Progress { text } => self.progress(&message, text)?,
             Said::Ask { requests } => self.ask(&message, requests)?,
@@ -235,9 +243,9 @@ impl Turn<'_> {
             if request.kind.is_empty() {
                 return Err(refuse(FIELD_INVALID).with("kind", "not empty"));
             }
-            expect_len("kind", &request.kind, CODE_MAX)?;
-            expect_len("key", &request.key, CODE_MAX)?;
-            expect_len("subject", &request.subject, LINE_MAX)?;
+            expect_line("kind", &request.kind, CODE_MAX)?;
+            expect_line("key", &request.key, CODE_MAX)?;
+            expect_line("subject", &request.subject, LINE_MAX)?;
         }
         let mut asking = message.as_ref().clone();
         for request in requests {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 static LOAD: LazyLock<Load> = LazyLock::new(shipped_load);
 
-fn as_principal<T>(kind: &str, run: impl FnOnce(&Context<'_>) -> T) -> T {
+pub fn as_principal<T>(kind: &str, run: impl FnOnce(&Context<'_>) -> T) -> T {
     let this = EntityRef { kind: Kind::Catalogue, id: "region".to_owned() };
     let origin = Origin {
         principal: Principal { kind: kind.to_owned(), id: "test".to_owned() },
@@ -38,7 +38,7 @@ fn as_principal<T>(kind: &str, run: impl FnOnce(&Context<'_>) -> T) -> T {
     })
 }
 
-fn meta(time_ms: i64) -> EventMeta {
+pub fn meta(time_ms: i64) -> EventMeta {
     let principal = Principal { kind: "admin".to_owned(), id: "test".to_owned() };
     EventMeta { time_ms, origin: Origin { principal, workstation: String::new() } }
 }

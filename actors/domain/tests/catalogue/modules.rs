@@ -1,10 +1,16 @@
 //! Files of modules (R-I4): the documented one is good, faults are told with their place, and what modules add to services
 //! is checked against the catalogue and each other.
 
-use crate::support::shipped;
+use crate::{
+    entity::{as_principal, meta},
+    support::shipped,
+};
 use okno_domain::{
-    catalogue::{Ask, AskOrder, AskRequest, Process, SourceFile, Text, Wait, check},
+    catalogue::{
+        Ask, AskOrder, AskRequest, Catalogue, Command, Process, Reply, SourceFile, Text, Wait, check,
+    },
     channel::{Order, files},
+    entity::{Entity, Refusal},
 };
 use std::{fs, path::Path, sync::Arc};
 
@@ -82,7 +88,17 @@ fn process(module: &str, service: &str, code: &str, kind: &str) -> Arc<Process> 
         mandatory: true,
         expires_ms: None,
     };
-    Arc::new(Process { module: module.into(), service: service.into(), asks: vec![ask] })
+    Arc::new(Process { module: module.into(), service: service.into(), asks: vec![ask], claimed: Vec::new() })
+}
+
+/// Decides and folds; how many records changed.
+fn run(catalogue: &mut Catalogue, command: &Command) -> Result<u32, Refusal> {
+    let decision = as_principal("admin", |context| catalogue.decide(command, context))?;
+    decision.events.iter().for_each(|event| catalogue.evolve(event, &meta(7)));
+    match decision.reply {
+        Reply::Loaded { changed, .. } => Ok(changed),
+        Reply::Nothing => panic!("commands are answered"),
+    }
 }
 
 #[test]
@@ -110,6 +126,44 @@ fn processes_name_services_and_do_not_meet() {
     let (one, two) = (process("one", &service, "facts", "a"), process("two", &service, "facts", "b"));
     assert_eq!(told(&[one.clone(), two]), ["process[0].asks[0].code", "process[1].asks[0].code"]);
     assert_eq!(told(&[one.clone(), one]), ["process[1].service"]);
+}
+
+/// Between the parts of an installation the catalogue may change. What was claimed before the first of them is not refused
+/// after it, whoever comes in between; and a claim that is refused has changed nothing.
+#[test]
+fn what_is_claimed_can_be_loaded_whatever_comes_in_between() {
+    let mut catalogue = shipped();
+    let service = catalogue.services().next().expect("it has services").code.clone();
+    let asks = |catalogue: &Catalogue| {
+        catalogue
+            .asks_of(&service)
+            .map(|ask| (ask.code.clone(), ask.requests[0].kind.clone()))
+            .collect::<Vec<_>>()
+    };
+    let fact = |kind: &str| vec![("facts".to_owned(), kind.to_owned())];
+    let (one, two) = (process("one", &service, "facts", "a"), process("two", &service, "facts", "b"));
+    assert_eq!(run(&mut catalogue, &Command::ClaimProcesses(vec![one.clone()])), Ok(1));
+    assert_eq!(asks(&catalogue), [], "what is claimed cannot be asked yet");
+    for other in [Command::ClaimProcesses(vec![two.clone()]), Command::LoadProcesses(vec![two.clone()])] {
+        let refused = run(&mut catalogue, &other).expect_err("the code is taken");
+        assert_eq!(refused.reason, "CATALOGUE_INVALID");
+    }
+    assert_eq!(run(&mut catalogue, &Command::LoadProcesses(vec![one.clone()])), Ok(1));
+    assert_eq!(asks(&catalogue), fact("a"));
+    // Nothing new: nothing to claim, nothing to put.
+    assert_eq!(run(&mut catalogue, &Command::ClaimProcesses(vec![one.clone()])), Ok(0));
+    assert_eq!(run(&mut catalogue, &Command::LoadProcesses(vec![one])), Ok(0));
+    // Another version: until it is loaded what was there holds, and both are taken.
+    let newer = process("one", &service, "papers", "c");
+    assert_eq!(run(&mut catalogue, &Command::ClaimProcesses(vec![newer.clone()])), Ok(1));
+    assert_eq!(asks(&catalogue), fact("a"));
+    let papers = process("two", &service, "papers", "b");
+    for other in [&two, &papers] {
+        assert!(run(&mut catalogue, &Command::ClaimProcesses(vec![other.clone()])).is_err());
+    }
+    assert_eq!(run(&mut catalogue, &Command::LoadProcesses(vec![newer])), Ok(1));
+    assert_eq!(run(&mut catalogue, &Command::ClaimProcesses(vec![two])), Ok(1), "its old code is free again");
+    assert!(run(&mut catalogue, &Command::ClaimProcesses(vec![papers])).is_err());
 }
 
 #[test]

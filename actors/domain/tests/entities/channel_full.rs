@@ -8,7 +8,8 @@ use crate::{
 use okno_domain::{
     channel::{
         Channel, Command, Event, Exchanged, Lapse, Lapsed, MessageState, Move, Order, Outgoing, PROGRESS_MAX,
-        Reply, Retry, Said, Settings, SubAnswer, SubAsk, SubRequest, Take, Token, Verdict, Which,
+        RECEIVED_MAX, Reply, Retry, Said, Settings, SubAnswer, SubAsk, SubRequest, Take, Token, Verdict,
+        Which,
     },
     entity::{Context, Entity, EntityRef, EventMeta, Fence, Input, Kind},
     exchange::{BodyRef, Content, OTHERS_MAX, Outcome, SUBREQUESTS_MAX, sha256},
@@ -53,6 +54,7 @@ impl Full {
             state: MessageState::Ready,
             subs: Vec::new(),
             failure: String::new(),
+            received: Vec::new(),
         };
         self.channel.evolve(&Event::Moved { message: Arc::new(message), why: Move::Accepted }, &self.meta);
     }
@@ -115,7 +117,8 @@ impl Full {
             };
             let state = state(message.sequence);
             let subs = (1..=SUBREQUESTS_MAX).map(sub).collect();
-            let message = Outgoing { state, subs, failure: line.clone(), ..message };
+            let received = vec![body.clone(); RECEIVED_MAX];
+            let message = Outgoing { state, subs, failure: line.clone(), received, ..message };
             let why = Move::SubAnswered;
             self.channel.evolve(&Event::Moved { message: Arc::new(message), why }, &self.meta);
         }
@@ -155,7 +158,11 @@ fn no_call_makes_more_than_a_commit_holds() {
     let said: [&dyn Fn(u64) -> Said; 5] = [
         &|n| Said::Complete { summary: text.clone(), body: (n == 0).then(|| Content(vec![b'x'; 64 * 1024])) },
         &|_| Said::Reject { reason: text.clone(), body: None },
-        &|_| Said::Fail { reason: text.clone(), retry_after_ms: None },
+        &|n| Said::Fail {
+            reason: text.clone(),
+            retry_after_ms: None,
+            body: (n == 0).then(|| Content(vec![b'y'; 64 * 1024])),
+        },
         &|_| Said::Progress { text: line.clone() },
         &|n| Said::Ask {
             requests: (0..8)
@@ -274,7 +281,67 @@ fn each_delivery_has_its_reports() {
             assert_eq!(say(n, Said::Progress { text: String::new() }), "");
         }
         assert_eq!(say(80, Said::Progress { text: String::new() }), "PROGRESS_LIMIT");
-        assert_eq!(say(90, Said::Fail { reason: "нет связи".into(), retry_after_ms: None }), "");
+        assert_eq!(say(90, Said::Fail { reason: "нет связи".into(), retry_after_ms: None, body: None }), "");
         full.world.now_ms += 60_000;
     }
+}
+
+/// The age of the oldest is known however many dead letters lie before it, and goes by when it came, not by its place.
+#[test]
+fn the_oldest_is_known_behind_any_number_of_dead_letters() {
+    let mut full = Full::new(Settings { depth: 100_000, ..settings(0) });
+    full.meta.origin = origin("admin", "root", "");
+    let began = full.world.now_ms;
+    let oldest = |full: &Full| full.channel.head().counts.oldest_ms;
+    for n in 1..=5_000 {
+        full.add(n, "", "");
+        let message = full.channel.message(&format!("a.{n}")).expect("it is there").clone();
+        let dead = Outgoing { state: MessageState::Dead { at_ms: began }, ..message };
+        full.channel.evolve(&Event::Moved { message: Arc::new(dead), why: Move::Buried }, &full.meta);
+    }
+    assert_eq!(oldest(&full), None, "all are dead");
+    full.world.now_ms += 60_000;
+    full.add(5_001, "", "");
+    assert_eq!(oldest(&full), Some(began + 60_000));
+    full.decide(1, &Command::Redrive { which: Which::Named(vec!["a.7".into()]) });
+    assert_eq!(oldest(&full), Some(began), "it has waited since it came");
+    full.decide(2, &Command::Configure { settings: Box::new(settings(1)) });
+    assert_eq!(oldest(&full), Some(began), "other settings change nothing of it");
+}
+
+/// Of what comes with failed attempts every message keeps so many different bodies and no more: the first ones and the newest.
+/// The same bytes are kept once, and what gives way to the newest is told, so that its hash stays in the journal.
+#[test]
+fn what_came_with_failed_attempts_is_bounded() {
+    let mut full = Full::new(Settings {
+        retry: Retry { attempts: 100, base_ms: 10, max_ms: 10 },
+        breaker: None,
+        ..settings(0)
+    });
+    full.add(1, "", "");
+    let mut fail = |n: u128, body: &str| {
+        full.world.now_ms += 1_000;
+        let (exchanged, _) = full.exchange(2 * n, Vec::new(), 1);
+        let MessageState::Out { token, .. } = exchanged.handed[0].state else { panic!("it is handed out") };
+        let said = Said::Fail {
+            reason: "HTTP 503".into(),
+            retry_after_ms: None,
+            body: Some(Content(body.as_bytes().to_vec())),
+        };
+        let verdict = Verdict { id: "a.1".into(), token, said };
+        assert_eq!(full.exchange(2 * n + 1, vec![verdict], 0).0.results[0].reason, "");
+        full.channel.message("a.1").expect("it waits").received.clone()
+    };
+    let first = fail(1, "ошибка 1");
+    assert_eq!(first[0].sha256, sha256("ошибка 1".as_bytes()));
+    assert_eq!(fail(2, "ошибка 1"), first, "the same bytes once");
+    for n in 2..=RECEIVED_MAX {
+        assert_eq!(fail(n as u128 + 1, &format!("ошибка {n}")).len(), n);
+    }
+    let full_up = fail(50, "ошибка 50");
+    assert_eq!((full_up.len(), &full_up[0]), (RECEIVED_MAX, &first[0]));
+    assert_eq!(full_up[RECEIVED_MAX - 1].sha256, sha256("ошибка 50".as_bytes()), "the newest is there");
+    let newer = fail(51, "ошибка 51");
+    assert_eq!(newer[..RECEIVED_MAX - 1], full_up[..RECEIVED_MAX - 1]);
+    assert!(newer[RECEIVED_MAX - 1].number > full_up[RECEIVED_MAX - 1].number, "numbers only grow");
 }

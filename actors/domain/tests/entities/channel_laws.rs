@@ -65,6 +65,17 @@ fn ask(code: &str, wait: Wait, order: AskOrder, blocking: bool) -> Ask {
     }
 }
 
+/// An ask of each kind.
+pub fn process() -> Process {
+    let asks = vec![
+        ask("all", Wait::All, AskOrder::Parallel, true),
+        ask("any", Wait::Any, AskOrder::Parallel, true),
+        ask("turn", Wait::All, AskOrder::Sequential, true),
+        ask("turn-any", Wait::Any, AskOrder::Sequential, false),
+    ];
+    Process { module: "egrn".into(), service: "paper".into(), asks, claimed: Vec::new() }
+}
+
 pub fn settings(seed: u32) -> Settings {
     Settings {
         title: Text { ru: "Канал".into(), en: "Channel".into() },
@@ -85,14 +96,7 @@ impl Run {
     fn new(seeds: [u32; 2]) -> Self {
         let mut world = World::with_office();
         world.origin = origin("admin", "root", "");
-        let asks = vec![
-            ask("all", Wait::All, AskOrder::Parallel, true),
-            ask("any", Wait::Any, AskOrder::Parallel, true),
-            ask("turn", Wait::All, AskOrder::Sequential, true),
-            ask("turn-any", Wait::Any, AskOrder::Sequential, false),
-        ];
-        let process = Process { module: "egrn".into(), service: "paper".into(), asks };
-        world.processes(&[Arc::new(process)]).expect("a good process");
+        world.processes(&[Arc::new(process())]).expect("a good process");
         let mut run = Self {
             world,
             cases: Vec::new(),
@@ -267,6 +271,7 @@ impl Run {
             2 | 3 => Said::Fail {
                 reason: "нет связи".into(),
                 retry_after_ms: x.is_multiple_of(2).then_some(1_500),
+                body: (y % 8 == 3).then(|| Content(format!("занято {id} {}", x % 5).into_bytes())),
             },
             4 => Said::Reject { reason: "нет".into(), body: None },
             5 => Said::Progress { text: "идёт".into() },
@@ -394,6 +399,11 @@ impl Run {
                 alarm.is_some_and(|alarm| alarm <= first.max(alarm.min(self.world.now_ms + 1_000)))
             }));
             assert!(self.world.channels[channel].root_bytes() <= 1_024);
+            let alive = state.messages().filter(|m| !matches!(m.state, MessageState::Dead { .. }));
+            assert_eq!(state.head().counts.oldest_ms, alive.map(|message| message.accepted_ms).min());
+            for body in state.messages().flat_map(|message| &message.received) {
+                assert!(self.world.body(body).is_some(), "what came with a failed attempt is kept");
+            }
         }
         for (id, requested) in &self.world.requested {
             let there = CHANNELS.iter().any(|code| self.world.channels[*code].state.message(id).is_some());

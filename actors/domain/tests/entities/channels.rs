@@ -5,7 +5,7 @@
 //! - `process MODULE ask= requests=CHANNEL:KIND,… wait= order= blocking=no mandatory=yes expires=MS`: of service `paper`
 //! - `ask CASE CODE bodies=a,b keys=k,l`, `give-up CASE N`: cases
 //! - `take CHANNEL N bytes=`, `settle CHANNEL VERDICT… take=N`: connectors. A verdict is `SAID:MESSAGE:TEXT:MORE` with the
-//!   token of the message's newest delivery, or, after `@G.T.S`, another: `complete:c.1:текст:body`, `fail:c.1:why:5000`,
+//!   token of the message's newest delivery, or, after `@G.T.S`, another: `complete:c.1:текст:body`, `fail:c.1:why:5000:body`,
 //!   `reject:c.1:why`, `progress:c.1:text`, `sub:c.1:CHANNEL/KIND:body`
 //! - `lapse CHANNEL MESSAGE unheard|overdue|gone`: the leader's clock
 //! - `letter CHANNEL OUTSIDE about= body=`, `assign CHANNEL N CASE`, `drop CHANNEL N reason=`: letters
@@ -20,7 +20,7 @@ use okno_domain::{
     case::{self, AskBody, Case},
     catalogue::{Ask, AskOrder, AskRequest, Process, Text, Wait},
     channel::{
-        Breaker, BreakerSettings, Channel, Command, Exchanged, Inbound, Lapse, Lapsed, LetterState,
+        Breaker, BreakerSettings, Channel, Command, Exchanged, Inbound, Lapse, Lapsed, Lapses, LetterState,
         MessageState, Mode, NewLetter, Order, Outgoing, Rate, Reply, Retry, Said, Settings, SubAsk, Take,
         Token, Verdict, Which,
     },
@@ -213,7 +213,12 @@ fn process(args: &mut Args<'_>) -> Result<Arc<Process>, Box<dyn Error>> {
         mandatory: args.take("mandatory") == "yes",
         expires_ms: args.take("expires").parse().ok(),
     };
-    Ok(Arc::new(Process { module: args.next()?.into(), service: "paper".into(), asks: vec![ask] }))
+    Ok(Arc::new(Process {
+        module: args.next()?.into(),
+        service: "paper".into(),
+        asks: vec![ask],
+        claimed: Vec::new(),
+    }))
 }
 
 /// `c.1` is the first request of the case that the script calls `c`.
@@ -251,10 +256,15 @@ fn verdict(channel: &Channel, names: &Names, text: &str) -> Result<Verdict, Box<
     let mut words = text.split(':');
     let mut word = || words.next().unwrap_or_default().to_owned();
     let (said, id, text, more) = (word(), message_id(names, &word()), word(), word());
+    let last = word();
     let body = Some(Content(more.clone().into_bytes())).filter(|_| !more.is_empty());
     let said = match said.as_str() {
         "complete" => Said::Complete { summary: text, body },
-        "fail" => Said::Fail { reason: text, retry_after_ms: more.parse().ok() },
+        "fail" => Said::Fail {
+            reason: text,
+            retry_after_ms: more.parse().ok(),
+            body: Some(Content(last.into_bytes())).filter(|body| !body.0.is_empty()),
+        },
         "reject" => Said::Reject { reason: text, body },
         "progress" => Said::Progress { text },
         "sub" => {
@@ -331,6 +341,10 @@ fn show_message(world: &World, message: &Outgoing) -> String {
     if message.withdrawn {
         text.push_str(" · needed no longer");
     }
+    if !message.received.is_empty() {
+        let numbers: Vec<_> = message.received.iter().map(|body| body.number.to_string()).collect();
+        text.push_str(&format!(" · received {}", numbers.join(", ")));
+    }
     for sub in &message.subs {
         let came = sub.answer.as_ref().map_or("open", |answer| answer.outcome.name());
         text.push_str(&format!(" · {} {came}", world.show_id(&sub.id)));
@@ -357,6 +371,11 @@ fn show_channel(world: &World, channel: &Channel) -> String {
         counts.letters,
         counts.parked
     );
+    let lapses = head.account.lapses;
+    if lapses.total() > 0 {
+        let Lapses { unheard, overdue, gone } = lapses;
+        text.push_str(&format!("lapsed: {unheard} unheard, {overdue} overdue, {gone} gone\n"));
+    }
     for message in channel.messages() {
         text.push_str(&format!("{}\n", show_message(world, message)));
     }
@@ -398,7 +417,7 @@ pub fn show_dealings(case: &Case, text: &mut String) {
             line.push_str(&format!(", received {}", &hex(&answer.sha256)[..8]));
         }
         if !exchange.others.is_empty() {
-            line.push_str(&format!(", {} between channels", exchange.others.len()));
+            line.push_str(&format!(", {} others", exchange.others.len()));
         }
         if exchange.forgotten {
             line.push_str(", forgotten");

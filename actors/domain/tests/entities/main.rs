@@ -2,6 +2,7 @@
 
 mod channel_full;
 mod channel_laws;
+mod channel_texts;
 mod channels;
 mod laws;
 mod queue_days;

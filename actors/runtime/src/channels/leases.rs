@@ -291,6 +291,7 @@ mod tests {
             state,
             subs: Vec::new(),
             failure: String::new(),
+            received: Vec::new(),
         })
     }
 
@@ -350,7 +351,14 @@ mod tests {
     }
 
     fn ended(sequence: u64) -> Ended {
-        Ended { sequence, id: format!("m{sequence}"), outcome: Outcome::Answered, body: None, attempts: 0 }
+        Ended {
+            sequence,
+            id: format!("m{sequence}"),
+            outcome: Outcome::Answered,
+            body: None,
+            attempts: 0,
+            received: Vec::new(),
+        }
     }
 
     #[test]

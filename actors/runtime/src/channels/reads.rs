@@ -8,7 +8,7 @@ use crate::{
     work::entity_key,
 };
 use okno_domain::{
-    channel::{Breaker, MessageState, Mode, Outgoing, Part, Root, Settings, message_part},
+    channel::{Breaker, Inbox, Mode, Outgoing, Part, Root, Settings, letter_part, message_part},
     entity::EntityRef,
     registry::Kind,
 };
@@ -17,11 +17,6 @@ use okno_storage::{
     error::StorageError,
 };
 use std::sync::Arc;
-
-/// Dead letters looked past in search of the oldest message that is not one.
-const OLDEST_SCAN_MAX: usize = 1_000;
-/// Parts read at a time.
-const PARTS_PAGE: usize = 64;
 
 /// A channel without its backlog.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,28 +105,13 @@ impl Snapshot {
         }
     }
 
-    /// When the oldest message came that waits or is worked on; behind very many dead letters it is not found.
-    pub fn channel_oldest(&self, head: &ChannelHead) -> Result<Option<i64>, StorageError> {
-        let Some(key) = key_of(&head.code).filter(|_| head.root.counts.live > 0) else { return Ok(None) };
-        let mut from = message_part(0).into_bytes();
-        let mut seen = 0;
-        while seen < OLDEST_SCAN_MAX {
-            let parts = self.view.parts(&key, &from, PARTS_PAGE)?;
-            let ended = parts.len() < PARTS_PAGE;
-            for (name, record) in &parts {
-                if !name.starts_with(b"message:") {
-                    return Ok(None);
-                }
-                if let Part::Message(message) = part(&key, record)?
-                    && !matches!(message.state, MessageState::Dead { .. })
-                {
-                    return Ok(Some(message.accepted_ms));
-                }
-            }
-            let Some((last, _)) = parts.last().filter(|_| !ended) else { return Ok(None) };
-            seen += parts.len();
-            from = [last.as_ref(), &[0]].concat();
+    /// A letter from outside by its number.
+    pub fn channel_letter(&self, code: &str, number: u64) -> Result<Option<Arc<Inbox>>, StorageError> {
+        let Some(key) = key_of(code) else { return Ok(None) };
+        let Some(record) = self.view.part(&key, letter_part(number).as_bytes())? else { return Ok(None) };
+        match part(&key, &record)? {
+            Part::Letter(letter) => Ok(Some(letter)),
+            Part::Message(_) | Part::Settings(_) => Ok(None),
         }
-        Ok(None)
     }
 }

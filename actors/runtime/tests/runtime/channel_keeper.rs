@@ -141,7 +141,7 @@ async fn what_nobody_acknowledges_comes_back_and_the_old_token_counts_no_longer(
     let first = taken(&world).await;
     let channel = eventually("the delivery lapses", || {
         let channel = applied::<Channel>(&world.log.reader, "egrn");
-        (channel.head().lapsed_total == 1).then_some(channel)
+        (channel.head().account.lapses.total() == 1).then_some(channel)
     })
     .await;
     assert_eq!((channel.head().failed_total, channel.head().counts.out), (0, 0), "that is no failed attempt");
@@ -186,7 +186,7 @@ async fn a_new_leader_grants_what_is_out_a_full_work_time() {
     let other = case_that_asks(&world).await;
     let silent = taken(&world).await;
     eventually("the silent delivery lapses", || {
-        (applied::<Channel>(&world.log.reader, "egrn").head().lapsed_total == 1).then_some(())
+        (applied::<Channel>(&world.log.reader, "egrn").head().account.lapses.total() == 1).then_some(())
     })
     .await;
     let holds = Ask::Holds { channel: "egrn".into(), connector: CONNECTOR.into(), delivery: held.clone() };

@@ -48,6 +48,7 @@ pub fn others(to: &mut impl Samples) {
             mandatory: false,
             expires_ms: Some(86_400_000),
         }],
+        claimed: Vec::new(),
     };
     let process = Arc::new(process);
     let put = catalogue::Event::Put(catalogue::Part::Process(process.clone()));
@@ -203,6 +204,7 @@ pub fn own(to: &mut impl Samples) {
                 }),
             }],
             failure: "нет связи".into(),
+            received: vec![body.clone()],
         })
     };
 
@@ -210,6 +212,7 @@ pub fn own(to: &mut impl Samples) {
         breaker: channel::Breaker::Open { until_ms: AT_MS, trips: 2 },
         paced_us: 7,
         alarm_ms: Some(AT_MS),
+        lapses: channel::Lapses { unheard: 1, overdue: 2, gone: 3 },
     };
     let ended = channel::Ended {
         sequence: 5,
@@ -217,6 +220,7 @@ pub fn own(to: &mut impl Samples) {
         outcome: exchange::Outcome::Answered,
         body: Some(body.clone()),
         attempts: 1,
+        received: vec![body.clone()],
     };
     let out =
         MessageState::Out { token, connector: "egrn-1".into(), instance: "host-7".into(), since_ms: AT_MS };
@@ -290,10 +294,17 @@ pub fn own(to: &mut impl Samples) {
             last_body: 3,
             last_letter: 3,
             account,
-            counts: channel::Counts { live: 1, out: 1, asking: 0, dead: 2, letters: 3, parked: 1 },
+            counts: channel::Counts {
+                live: 1,
+                out: 1,
+                asking: 0,
+                dead: 2,
+                letters: 3,
+                parked: 1,
+                oldest_ms: Some(AT_MS),
+            },
             handed_total: 9,
             failed_total: 2,
-            lapsed_total: 1,
             ended_total: 4,
         },
     );

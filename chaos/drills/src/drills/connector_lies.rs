@@ -279,7 +279,7 @@ async fn everything(bench: &mut Bench, first: &Desk, old: &proto::Delivery, when
             summary: "поздно".into(),
             body: Some(b"old".to_vec().into()),
         }),
-        Said::Fail(proto::FailMessage { reason: "поздно".into(), retry_after_ms: 0 }),
+        Said::Fail(proto::FailMessage { reason: "поздно".into(), ..Default::default() }),
         Said::Reject(proto::RejectMessage { reason: "поздно".into(), body: None }),
         Said::Progress(proto::ReportProgress { text: "иду".into() }),
         Said::Ask(proto::AskOthers { requests: vec![other] }),

@@ -118,7 +118,7 @@ async fn connector_killed(bench: &mut Bench) {
     }
     attached(bench.cluster(), 2).await;
     let figures = figures(bench).await;
-    bench.injected("delivery-lost-with-its-connector", figures.failed_total + figures.lapsed_total);
+    bench.injected("delivery-lost-with-its-connector", figures.failed_total + figures.unheard_total);
     bench.progress(SOME_WRITES, NEXT_WRITE_WITHIN).await;
     let findings = askers.close(bench.cluster()).await;
     findings.enter(bench);

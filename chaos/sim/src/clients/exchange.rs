@@ -422,6 +422,7 @@ impl Exchange {
                     65..=82 => Said::Fail {
                         reason: "занято".into(),
                         retry_after_ms: (draw % 3 == 0).then_some(draw * 3),
+                        body: (draw % 2 == 0).then(|| self.content("busy")),
                     },
                     83..=88 => Said::Reject { reason: "нет".into(), body: Some(self.content("no")) },
                     _ => Said::Progress { text: "идёт".into() },
@@ -487,7 +488,7 @@ impl Exchange {
             _ => {}
         }
         let said = match random.below(3) {
-            0 => Said::Fail { reason: "ложь".into(), retry_after_ms: None },
+            0 => Said::Fail { reason: "ложь".into(), retry_after_ms: None, body: None },
             _ => Said::Complete { summary: "ложь".into(), body: Some(body) },
         };
         Some(Verdict { id, token, said })

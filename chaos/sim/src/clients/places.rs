@@ -180,6 +180,7 @@ fn process() -> Process {
             ask(ASKS[2], Wait::Any, AskOrder::Parallel, false),
             ask(ASKS[3], Wait::All, AskOrder::Sequential, false),
         ],
+        claimed: Vec::new(),
     }
 }
 

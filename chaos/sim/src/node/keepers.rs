@@ -267,7 +267,10 @@ impl Live {
         let Some(term) = self.keepers.term.filter(|term| self.role.leading_term() == Some(*term)) else {
             return Told::NotLeading;
         };
-        let (Ask::Acknowledge { channel, .. } | Ask::Lost { channel, .. } | Ask::Holds { channel, .. }) = ask
+        let (Ask::Acknowledge { channel, .. }
+        | Ask::Lost { channel, .. }
+        | Ask::Resumed { channel, .. }
+        | Ask::Holds { channel, .. }) = ask
         else {
             return Told::NotLeading;
         };
@@ -293,6 +296,11 @@ impl Live {
                 for Delivered { id, token } in deliveries {
                     leases.lost(channel, connector, (id, *token), *gone, now);
                 }
+                Told::Done
+            }
+            Ask::Resumed { channel, connector, instance, holds } => {
+                let holds: Vec<_> = holds.iter().map(|held| (held.id.as_str(), held.token)).collect();
+                leases.resumed(channel, (connector, instance), &holds, now);
                 Told::Done
             }
             Ask::Holds { channel, connector, delivery: Delivered { id, token } } => {
