@@ -124,7 +124,7 @@ pub enum Happened {
         id: String,
         state: Asked,
         answer: Option<Digest>,
-        /// Bodies of what was asked of other channels on its account.
+        /// What came with failed attempts, and bodies of what was asked of other channels on its account.
         others: Vec<Digest>,
     },
     /// A case has taken a letter.
@@ -148,7 +148,8 @@ pub struct Verdict {
 pub enum Said {
     Complete(Option<Digest>),
     Reject(Option<Digest>),
-    Fail,
+    /// With what came all the same.
+    Fail(Option<Digest>),
     Progress,
     Ask(Vec<Wanted>),
 }
@@ -252,7 +253,7 @@ struct Channel {
 struct Left {
     outcome: String,
     body: Option<Digest>,
-    /// Bodies of what was asked on its account.
+    /// What came with failed attempts, and bodies of what was asked on its account.
     others: Vec<Digest>,
 }
 
@@ -266,6 +267,8 @@ struct Request {
 pub struct Exchange {
     channels: BTreeMap<String, Channel>,
     requests: BTreeMap<String, Request>,
+    /// What came with failed attempts, by message id.
+    received: BTreeMap<String, Vec<Digest>>,
     /// Requests within requests, with the moment after which none may live.
     within: BTreeMap<String, i64>,
     case_letters: BTreeSet<(String, u64)>,
@@ -382,6 +385,9 @@ impl Exchange {
         if leaves && let Err(text) = &said {
             self.breach(Invariant::TokenNewest, text.clone());
         }
+        if let (Move::Failed | Move::Buried, Ok(said)) = (what, &said) {
+            self.receives(&id, said);
+        }
         if let Some(before) = &before {
             self.others_of(time_ms, channel, (before, &message), what, &said.unwrap_or_default());
         }
@@ -454,6 +460,11 @@ impl Exchange {
         if let Some(before) = &before {
             self.leaves(time_ms, before, &outcome);
         }
+        let said = self.allowed(before.as_ref().map(|message| &message.stand), &id, cause);
+        // An attempt that failed, of what nobody needs any more.
+        if let ("withdrawn" | "expired", Ok(said)) = (outcome.as_str(), &said) {
+            self.receives(&id, said);
+        }
         let others = before.as_ref().map(|before| self.others(before)).unwrap_or_default();
         let left = Left { outcome: outcome.clone(), body, others };
         let own = self.channels.entry(channel.to_owned()).or_default();
@@ -463,7 +474,7 @@ impl Exchange {
                 format!("{channel} ends {id} as {outcome}; it was {before:?}, and ended {again:?} before");
             self.breach(Invariant::AnsweredOnce, text);
         }
-        let said = match self.allowed(before.as_ref().map(|message| &message.stand), &id, cause) {
+        let said = match said {
             Ok(said) => said,
             Err(text) => return self.breach(Invariant::TokenNewest, text),
         };
@@ -562,7 +573,7 @@ impl Exchange {
         }
         let counted = match verdict.said {
             Said::Progress => self.handed.contains(&(id.clone(), token)),
-            Said::Complete(_) | Said::Reject(_) | Said::Fail | Said::Ask(_) => {
+            Said::Complete(_) | Said::Reject(_) | Said::Fail(_) | Said::Ask(_) => {
                 self.settled.contains(&(id.clone(), token))
             }
         };

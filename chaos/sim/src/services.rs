@@ -513,7 +513,7 @@ fn said(verdict: &channel::Verdict) -> exchange::Verdict {
             exchange::Said::Complete(body.as_ref().map(|body| body.sha256()))
         }
         channel::Said::Reject { body, .. } => exchange::Said::Reject(body.as_ref().map(|body| body.sha256())),
-        channel::Said::Fail { .. } => exchange::Said::Fail,
+        channel::Said::Fail { body, .. } => exchange::Said::Fail(body.as_ref().map(|body| body.sha256())),
         channel::Said::Progress { .. } => exchange::Said::Progress,
         channel::Said::Ask { requests } => exchange::Said::Ask(requests.iter().map(wanted).collect()),
     };

@@ -83,6 +83,39 @@ fn a_request_answered_once_is_believed() {
 }
 
 #[test]
+fn what_came_with_failed_attempts_is_the_cases_to_name() {
+    let closed = |others: &[Digest]| {
+        let mut exchange = asked();
+        for attempt in 1..=10 {
+            let said = Said::Fail(Some([100 + u8::try_from(attempt).unwrap_or(0); 32]));
+            exchange.committed(
+                NOW,
+                &says(attempt, said.clone()),
+                vec![moved("c.1", Move::Failed, Stand::Delayed)],
+            );
+            exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(attempt + 1))]);
+        }
+        let again = Said::Fail(Some([101; 32]));
+        exchange.committed(NOW, &says(11, again), vec![moved("c.1", Move::Failed, Stand::Delayed)]);
+        exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(12))]);
+        exchange.committed(
+            NOW,
+            &says(12, Said::Complete(Some(ANSWER))),
+            vec![ended("answered", Some(ANSWER))],
+        );
+        let state = Asked::Closed("answered".into());
+        let others = others.to_vec();
+        let told = Happened::Request { id: "c.1".into(), state, answer: Some(ANSWER), others };
+        exchange.committed(NOW, &Cause::Other, vec![told]);
+        broken(&mut exchange)
+    };
+    let kept: Vec<Digest> = [101, 102, 103, 104, 105, 106, 107, 110].map(|body| [body; 32]).to_vec();
+    assert_eq!(closed(&kept), []);
+    assert_eq!(closed(&kept[..7]), [Invariant::BodiesKept]);
+    assert_eq!(closed(&[]), [Invariant::BodiesKept]);
+}
+
+#[test]
 fn an_old_token_that_counts_is_seen() {
     let lapse = Cause::Lapse(vec![("c.1".into(), (0, 1, 1))]);
     let again = || {
@@ -101,7 +134,7 @@ fn an_old_token_that_counts_is_seen() {
     let mut exchange = again();
     let other = Cause::Exchange {
         connector: "two".into(),
-        verdicts: vec![Verdict { id: "c.1".into(), token: (0, 1, 2), said: Said::Fail }],
+        verdicts: vec![Verdict { id: "c.1".into(), token: (0, 1, 2), said: Said::Fail(None) }],
     };
     exchange.committed(NOW, &other, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);

@@ -9,6 +9,8 @@ use crate::invariants::Invariant;
 const SUBS_MAX: usize = 8;
 /// How deep they lie at most; those of a case lie at 0.
 const DEPTH_MAX: u32 = 3;
+/// Different bodies of failed attempts of a message.
+const RECEIVED_MAX: usize = 8;
 /// Bodies an answer names besides its own.
 const OTHERS_MAX: usize = 16;
 /// How long one waits of which nothing was said.
@@ -134,7 +136,22 @@ impl Exchange {
         }
     }
 
-    /// The bodies that an answer names besides its own: those of the requests within it, their answers', and what these name.
+    /// What came with an attempt that failed is kept (R-I2): each different body once, the first ones and the newest.
+    pub(super) fn receives(&mut self, id: &str, said: &[Said]) {
+        let failed = said.iter().find_map(|said| match said {
+            Said::Fail(body) => Some(*body),
+            _ => None,
+        });
+        let Some(Some(body)) = failed else { return };
+        let received = self.received.entry(id.to_owned()).or_default();
+        if !received.contains(&body) {
+            received.truncate(RECEIVED_MAX - 1);
+            received.push(body);
+        }
+    }
+
+    /// The bodies that an answer names besides its own: what came with failed attempts, those of the requests within it, their
+    /// answers', and what these name.
     pub(super) fn others(&self, message: &Message) -> Vec<Digest> {
         let of = |sub: &Sub| {
             let left = self.left(&sub.id);
@@ -142,7 +159,8 @@ impl Exchange {
             let deeper = left.map(|left| left.others.clone()).unwrap_or_default();
             std::iter::once(sub.body).chain(answer).chain(deeper)
         };
-        message.subs.iter().flat_map(of).take(OTHERS_MAX).collect()
+        let received = self.received.get(&message.id).into_iter().flatten().copied();
+        received.chain(message.subs.iter().flat_map(of)).take(OTHERS_MAX).collect()
     }
 
     /// An ask is refused as impossible only if it is.
