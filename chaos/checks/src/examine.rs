@@ -117,6 +117,7 @@ fn linearizable(history: &History, requests: &Requests<'_>, breaches: &mut Vec<B
                     call: effect.call(),
                     seen: effect.outcome,
                     latest_day: history.setting.latest_day(effect.ended.unwrap_or(u64::MAX)),
+                    latest_ms: history.setting.latest_ms(effect.ended.unwrap_or(u64::MAX)),
                 },
                 begun: effect.begun,
                 ended: effect.ended,
@@ -133,6 +134,7 @@ fn linearizable(history: &History, requests: &Requests<'_>, breaches: &mut Vec<B
                 call: read_of(entity),
                 seen: Some(outcome),
                 latest_day: history.setting.latest_day(u64::MAX),
+                latest_ms: history.setting.latest_ms(u64::MAX),
             };
             operations.push(Timed { op, begun: last + 1, ended: Some(last + 2), hint: u64::MAX });
         }
@@ -195,7 +197,9 @@ fn out_of_order(effects: &[&Effect<'_>]) -> Option<String> {
     let mut indexes: BTreeMap<u64, &Effect<'_>> = BTreeMap::new();
     for effect in effects.iter().copied().filter(|effect| effect.is_done()) {
         while let Some(end) = ends.next_if(|end| end.ended.is_some_and(|at| at < effect.begun)) {
-            if highest.is_none_or(|highest| end.index() > highest.index()) {
+            // What may have changed nothing has an index of its own, and leaves the entity's as it was.
+            if !end.call().may_change_nothing() && highest.is_none_or(|highest| end.index() > highest.index())
+            {
                 highest = Some(end);
             }
         }

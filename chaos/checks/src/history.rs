@@ -34,6 +34,10 @@ pub struct Setting {
     /// From which time on the fastest clock may have shown a local date, by time. Until then none after it is
     /// possible; slower clocks may show any between it and the first.
     pub days: Vec<(u64, Day)>,
+    /// What the fastest clock may have shown at most, by time, milliseconds since 1970; in between it may run a fifth too
+    /// fast. Empty: nothing is known, and any time is possible.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clocks: Vec<(u64, i64)>,
     /// Offices a client works in; a client that is not named works everywhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub officers: BTreeMap<u32, BTreeSet<String>>,
@@ -67,6 +71,21 @@ pub struct Office {
     /// fairness bound, of which every category here has all as its head start. Milliseconds.
     #[serde(default = "fairness_default_ms")]
     pub fairness_ms: i64,
+    /// Calls after which a visitor who was called has not come.
+    #[serde(default = "one_call")]
+    pub calls_before_no_show: u8,
+}
+
+impl Office {
+    /// How often a visitor may be put off, and sent on.
+    pub const PUT_OFFS_MAX: u8 = 3;
+    pub const REDIRECTS_MAX: u8 = 16;
+    /// How often one is called to one window.
+    pub const CALLS_MAX: u8 = 20;
+}
+
+const fn one_call() -> u8 {
+    1
 }
 
 /// What an office has that says nothing else: half an hour.
@@ -74,10 +93,22 @@ pub const fn fairness_default_ms() -> i64 {
     30 * 60 * 1_000
 }
 
+/// A leader stamps no more than half a second beyond the clocks it heard; the rest is rounding.
+const STAMP_AHEAD_MS: i64 = 600;
+
 impl Setting {
     /// The latest date that may have been in use by a moment.
     pub fn latest_day(&self, by: u64) -> Day {
         self.days.iter().take_while(|(since, _)| *since <= by).map(|(_, day)| *day).max().unwrap_or(0)
+    }
+
+    /// The latest time that may have been stamped by a moment.
+    pub fn latest_ms(&self, by: u64) -> i64 {
+        let shown = self.clocks.iter().take_while(|(since, _)| *since <= by).map(|(since, shown_ms)| {
+            let passed = i64::try_from((by - since) / 1_000).unwrap_or(i64::MAX);
+            shown_ms.saturating_add(passed.saturating_add(passed / 5))
+        });
+        shown.max().map_or(i64::MAX, |shown_ms| shown_ms.saturating_add(STAMP_AHEAD_MS))
     }
 }
 
@@ -212,6 +243,49 @@ pub enum Call {
         /// False: did not come.
         served: bool,
     },
+    /// Calls a visitor who waits or was put off out of turn.
+    CallNumber {
+        ticket: TicketName,
+        window: String,
+    },
+    /// Calls the visitor of the window once more.
+    CallAgain {
+        ticket: TicketName,
+        window: String,
+    },
+    PutOff {
+        ticket: TicketName,
+        window: String,
+        minutes: u16,
+    },
+    Redirect {
+        ticket: TicketName,
+        window: String,
+        to: Destination,
+    },
+    /// Only this window calls the visitor; empty: any again.
+    Bind {
+        ticket: TicketName,
+        window: String,
+    },
+    ReturnToQueue {
+        ticket: TicketName,
+        window: String,
+    },
+    /// The visitor leaves.
+    Leave {
+        ticket: TicketName,
+    },
+    OpenWindow {
+        window: String,
+    },
+    CloseWindow {
+        window: String,
+    },
+    StartBreak {
+        window: String,
+        minutes: u16,
+    },
     ReadQueue,
     /// Another content under an id that was used before: must be refused.
     ReuseRequest,
@@ -220,10 +294,26 @@ pub enum Call {
 }
 
 impl Call {
+    /// Done, it may have found everything as it was to be.
+    pub const fn may_change_nothing(&self) -> bool {
+        matches!(
+            self,
+            Self::Bind { .. } | Self::OpenWindow { .. } | Self::CloseWindow { .. } | Self::StartBreak { .. }
+        )
+    }
+
     /// Reads have no effect.
     pub const fn reads(&self) -> bool {
         matches!(self, Self::ReadCase | Self::ReadQueue)
     }
+}
+
+/// Where a visitor is sent on to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Destination {
+    Window(String),
+    Service(String),
 }
 
 /// A step in the life of a case.
@@ -300,8 +390,9 @@ pub enum Reply {
         /// How many wait before it.
         ahead: u32,
     },
-    /// A ticket after it was called, begun or finished.
+    /// A ticket after something was done with it.
     Ticket(TicketSeen),
+    Window(WindowSeen),
     Read(Seen),
 }
 
@@ -366,7 +457,29 @@ pub struct QueueSeen {
     pub day: Day,
     /// The tickets of that day by number.
     pub tickets: Vec<TicketSeen>,
+    /// The windows that were ever opened or closed, by number. Absent: they were not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Vec<WindowSeen>>,
     pub index: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSeen {
+    pub number: String,
+    /// Of which day that is.
+    pub day: Day,
+    pub stand: WindowStand,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WindowStand {
+    Open,
+    Closed,
+    /// Over by itself; the next call ends it.
+    Break {
+        until_ms: i64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +493,9 @@ pub struct TicketSeen {
     #[serde(default)]
     pub before_all: bool,
     pub phase: Phase,
+    /// Only this window calls it; empty: any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bound: String,
     /// Cases opened from it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<String>,
@@ -393,6 +509,10 @@ pub enum Phase {
     Called(String),
     InService(String),
     Finished(String),
+    /// Comes back by itself then.
+    PutOff {
+        until_ms: i64,
+    },
 }
 
 /// What one node's own store held in the end.

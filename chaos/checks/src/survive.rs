@@ -116,8 +116,12 @@ impl<'r, 'a> Told<'r, 'a> {
                 let Some(now) = queue.tickets.iter().find(|own| own.name == ticket.name) else {
                     return (!queue.tickets.is_empty()).then(|| format!("no ticket {}", ticket.name.number));
                 };
-                // A ticket never goes back.
-                (stand(&now.phase) < stand(&ticket.phase))
+                // A ticket never goes back, unless somebody sends it there.
+                let sent = |effect: &&Effect<'_>| sends_back(effect.call()) && effect.may_be();
+                let back =
+                    self.by_entity.get(effect.entity()).is_some_and(|all| all.iter().any(|one| sent(&one)));
+                let was = stand(&ticket.phase);
+                (stand(&now.phase) < was && (!back || was == LAST))
                     .then(|| format!("ticket {} is {:?}", ticket.name.number, now.phase))
             }
         }
@@ -184,12 +188,19 @@ impl<'r, 'a> Told<'r, 'a> {
     }
 }
 
+/// Where nothing follows.
+const LAST: u8 = 3;
+
+const fn sends_back(call: &Call) -> bool {
+    matches!(call, Call::PutOff { .. } | Call::Redirect { .. } | Call::ReturnToQueue { .. })
+}
+
 const fn stand(phase: &Phase) -> u8 {
     match phase {
-        Phase::Waiting => 0,
+        Phase::Waiting | Phase::PutOff { .. } => 0,
         Phase::Called(_) => 1,
         Phase::InService(_) => 2,
-        Phase::Finished(_) => 3,
+        Phase::Finished(_) => LAST,
     }
 }
 

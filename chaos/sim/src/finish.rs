@@ -179,12 +179,12 @@ impl World {
         self.w.watch.judge_services();
     }
 
-    /// What the stores hold, in the checkers' words.
-    pub fn finals(&mut self) -> Vec<Final> {
+    /// What the stores hold of these offices, in the checkers' words.
+    pub fn finals(&mut self, offices: &[&str]) -> Vec<Final> {
         let mut finals = Vec::new();
         for machine in &self.machines {
             let Some(live) = machine.live.as_ref().filter(|live| self.is_member(live.ix)) else { continue };
-            match translate::final_of(live.ix as u64 + 1, &live.reader.view()) {
+            match translate::final_of(live.ix as u64 + 1, &live.reader.view(), offices) {
                 Ok(last) => finals.push(last),
                 Err(error) => self.w.watch_unreadable(live.ix, &error.to_string()),
             }

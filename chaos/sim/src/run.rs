@@ -1,6 +1,7 @@
 //! One run from seed to report.
 
 use crate::{
+    clients::fixtures,
     config::{Config, Kind},
     services::{Facts, Services},
     watch::Figures,
@@ -125,13 +126,17 @@ fn play(config: &Config) -> RunReport {
 }
 
 fn report(config: &Config, mut world: World) -> RunReport {
-    let finals = if world.w.watch.broken() { Vec::new() } else { world.finals() };
+    let mut finals =
+        |offices: &[&str]| if world.w.watch.broken() { Vec::new() } else { world.finals(offices) };
+    let (finals, of_desks) = (finals(&fixtures::OFFICES), finals(&[fixtures::DESKS]));
     let clocks = std::mem::take(&mut world.clocks);
+    let fastest = std::mem::take(&mut world.fastest);
     let nodes = world.w.tune.nodes;
     let World { mut w, clients, steps, .. } = world;
-    let history = clients.officers.history(&clocks, finals);
+    let mut histories = vec![clients.officers.history(&clocks, &fastest, finals)];
+    histories.extend(clients.desks.map(|desks| desks.history(&clocks, &fastest, of_desks)));
     let mut outcomes = BTreeMap::new();
-    for operation in &history.operations {
+    for operation in histories.iter().flat_map(|history| &history.operations) {
         let name = match operation.outcome {
             Outcome::Done { .. } => "done",
             Outcome::Refused(_) => "refused",
@@ -141,7 +146,7 @@ fn report(config: &Config, mut world: World) -> RunReport {
         *outcomes.entry(name.to_owned()).or_default() += 1;
     }
     let mut verdicts = w.watch.verdicts();
-    for verdict in crate::judge::judge(&history) {
+    for verdict in histories.iter().flat_map(crate::judge::judge) {
         match verdicts.iter_mut().find(|known| known.id == verdict.id) {
             Some(known) if known.held => *known = verdict,
             Some(_) => {}
@@ -160,7 +165,7 @@ fn report(config: &Config, mut world: World) -> RunReport {
         virtual_ms: w.now / 1_000,
         injected: std::mem::take(&mut w.injected),
         outcomes,
-        operations: history.operations.len() as u64,
+        operations: histories.iter().map(|history| history.operations.len() as u64).sum(),
         figures: w.watch.figures,
         facts: w.watch.services.as_ref().map(Services::facts).unwrap_or_default(),
         peaks: w.watch.peaks().collect(),

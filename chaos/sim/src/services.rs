@@ -326,7 +326,8 @@ impl Services {
         }
         match (result, command) {
             (CallResult::Done { reply: AnyReply::Queue(reply), .. }, _) => {
-                if let (Some((_, judge)), Some(told)) = (&mut self.hall, reply.ticket()) {
+                let own = self.hall.as_mut().filter(|(office, _)| *office == target.id);
+                if let (Some((_, judge)), Some(told)) = (own, reply.ticket()) {
                     judge.told(&translate::ticket_name(&told.ticket), told.revision);
                 }
             }

@@ -46,6 +46,8 @@ pub struct World {
     pub steps: u64,
     /// Since when the fastest clock may have said what.
     pub clocks: Vec<(u64, i64)>,
+    /// What it said whenever a clock was set.
+    pub fastest: Vec<(u64, i64)>,
     boots: u32,
     piled: usize,
     starts: Vec<u32>,
@@ -109,6 +111,7 @@ impl World {
             seed,
             steps: 0,
             clocks: Vec::new(),
+            fastest: Vec::new(),
             boots: 0,
             piled: 0,
             starts: vec![0; nodes],
@@ -141,6 +144,7 @@ impl World {
         let (now, together) = (self.w.now, self.w.together_ms);
         let fastest = self.machines.iter().map(|m| m.clock.wall_ms(now, together)).max();
         self.clocks.extend(fastest.map(|wall| (now, wall + HORIZON_MS)));
+        self.fastest.extend(fastest.map(|wall| (now, wall)));
     }
 
     /// Takes the next event; the world never stands still.

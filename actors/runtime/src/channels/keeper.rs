@@ -116,8 +116,8 @@ impl Keeper {
     pub(crate) async fn run(self) -> Result<(), End> {
         let mut slices = self.0.query.subscribe();
         // After a restart everything is read again: what applied meanwhile was not heard.
-        self.0.state.lock().term = None;
-        self.follow_role()?;
+        let known = self.0.state.lock().term.take();
+        self.follow_role(known)?;
         let mut roles = self.0.proposer.roles();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,21 +131,28 @@ impl Keeper {
                 },
                 _ = look.tick() => self.say_what_ran_out(),
             }
-            self.follow_role()?;
+            self.follow_role(None)?;
         }
     }
 
-    /// Begins or ends with the leadership.
-    fn follow_role(&self) -> Result<(), End> {
+    /// Begins or ends with the leadership. `known`: the term in which clocks were kept before a restart.
+    fn follow_role(&self, known: Option<u64>) -> Result<(), End> {
         let term = self.0.proposer.role().leading_term();
         if self.0.state.lock().term == term {
             return Ok(());
         }
         let mut leases = Leases::default();
-        if term.is_some() && self.0.reader.level() >= CHANNELS_LEVEL {
-            let now_ms = || self.0.clock.now_ms();
+        if let Some(term) = term
+            && self.0.reader.level() >= CHANNELS_LEVEL
+        {
             let take_up = |code: &str, read: &Read<Channel>| {
-                leases.take_up(code, &read.value, read.head_index, Phase::Working, now_ms());
+                let now_ms = self.0.clock.now_ms();
+                if known == Some(term) {
+                    // Who had acknowledged will not do so again.
+                    leases.take_up(code, &read.value, read.head_index, Phase::Working, now_ms);
+                } else {
+                    leases.begin(code, &read.value, read.head_index, term, now_ms);
+                }
             };
             blocking(|| self.each_channel(take_up)).map_err(end)?;
         }

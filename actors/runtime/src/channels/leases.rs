@@ -57,10 +57,27 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Takes in a channel as it stands: at the beginning of a term, when it is new, or when commits were missed. A delivery
-    /// that is known keeps its clock; any other begins with a full one in phase `found` (a new leader grants one full work
-    /// time, design §5).
+    /// Takes in a channel as it stands when a leader begins. Deliveries of earlier ones get one full work time (design §5). What
+    /// was handed out in this term already, before anybody kept its clock, nobody can have acknowledged to.
+    pub fn begin(&mut self, code: &str, channel: &Channel, through: u64, term: u64, now_ms: u64) {
+        let found = |token: Token| if token.term == term { Phase::Delivered } else { Phase::Working };
+        self.take_in(code, channel, through, found, now_ms);
+    }
+
+    /// Takes in a channel as it stands: when it is new, when commits were missed, or when its keeper was restarted. A
+    /// delivery that is known keeps its clock; any other begins with a full one in phase `found`.
     pub fn take_up(&mut self, code: &str, channel: &Channel, through: u64, found: Phase, now_ms: u64) {
+        self.take_in(code, channel, through, |_| found, now_ms);
+    }
+
+    fn take_in(
+        &mut self,
+        code: &str,
+        channel: &Channel,
+        through: u64,
+        found: impl Fn(Token) -> Phase,
+        now_ms: u64,
+    ) {
         let mut before = self.channels.remove(code).unwrap_or_default();
         let mut watched = Watched { through, ..Watched::default() };
         watched.settle(channel.settings());
@@ -71,7 +88,7 @@ impl Leases {
                 Some(lease) => {
                     watched.leases.insert(message.id.clone(), lease);
                 }
-                None => watched.grant(message, found, now_ms),
+                None => watched.grant(message, found(*token), now_ms),
             }
         }
         self.channels.insert(code.to_owned(), watched);
@@ -435,6 +452,23 @@ mod tests {
         );
         leases.take_up("egrn", &channel(&[]), 21, Phase::Delivered, 30_000);
         assert!(due(&mut leases, u64::MAX / 2).is_empty());
+    }
+
+    #[test]
+    fn what_a_leader_handed_out_before_it_kept_clocks_is_not_acknowledged_yet() {
+        let earlier = Token { term: 1, ..token(2) };
+        let of_another = MessageState::Out { token: earlier, connector: "one".into(), since_ms: 0 };
+        let mut leases = Leases::default();
+        leases.begin("egrn", &channel(&[out(1, 1), message(2, of_another)]), 7, 2, 0);
+        assert_eq!(leases.count("egrn"), (1, 1));
+        assert_eq!(leases.acknowledge("egrn", "one", ("m1", token(1)), ACK - 100), Ok(()));
+        assert!(due(&mut leases, WORK - 1).is_empty());
+        assert_eq!(due(&mut leases, WORK), [("m2".to_owned(), Lapse::Overdue)]);
+        assert!(due(&mut leases, ACK - 101 + WORK).is_empty(), "its whole work time counts from here on");
+        assert_eq!(due(&mut leases, ACK - 100 + WORK), [("m1".to_owned(), Lapse::Overdue)]);
+        let mut leases = Leases::default();
+        leases.begin("egrn", &channel(&[out(1, 1)]), 7, 2, 0);
+        assert_eq!(due(&mut leases, ACK), [("m1".to_owned(), Lapse::Unheard)]);
     }
 
     #[test]

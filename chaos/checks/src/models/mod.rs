@@ -16,8 +16,9 @@ pub struct Op<'a> {
     pub call: &'a Call,
     /// `None`: nobody learned it.
     pub seen: Option<&'a Outcome>,
-    /// The latest date that may have been in use when it was decided.
+    /// The latest date that may have been in use when it was decided, and the latest time.
     pub latest_day: Day,
+    pub latest_ms: i64,
 }
 
 impl Op<'_> {

@@ -1,16 +1,18 @@
-//! The model of an office's queue: who waits, who is at which window, and which number comes next.
+//! The model of an office's queue: who waits, who is at which window, which windows are open, and which number comes next.
 //!
 //! A visitor is called by since when they wait; priority is a head start of the office's fairness bound and no more, so
 //! that whoever came earlier than that goes first (R-Q12). Times are taken from what was seen of a ticket, by anybody; of
 //! one that nobody ever saw either order is possible.
 //!
 //! The office's date is not seen, only bounded: an operation may meet the queue's own day or a later one that was
-//! possible by then. Once a day may be over, its end may have closed its tickets, and a sweep removed them.
+//! possible by then. Once a day may be over, its end may have closed its tickets, and a sweep removed them. Nor is the time:
+//! who was put off may be back, and a break be over, once a clock may have shown so, and not before.
 
 use super::{Op, works_in};
 use crate::{
     history::{
-        Call, Day, Office, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Setting, TicketName, TicketSeen,
+        Call, Day, Destination, Office, Outcome, Phase, Purpose, QueueSeen, Reply, Seen, Setting, TicketName,
+        TicketSeen, WindowSeen, WindowStand,
     },
     linear::Model,
 };
@@ -27,6 +29,16 @@ pub struct State<'a> {
     last: Vec<(char, u16)>,
     /// In the order they were taken.
     tickets: Vec<Ticket<'a>>,
+    /// Those that were ever opened, closed or called from, by number.
+    windows: Vec<Window<'a>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Window<'a> {
+    number: &'a str,
+    /// Another day it is as if nothing had been said of it.
+    day: Day,
+    stand: WindowStand,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +47,14 @@ struct Ticket<'a> {
     letter: char,
     number: u16,
     priority: bool,
+    /// Letter of the windows that serve it.
+    group: char,
+    /// Only this window calls it; empty: any.
+    bound: &'a str,
+    /// To the window that has it or had it last.
+    calls: u8,
+    put_offs: u8,
+    redirects: u8,
     place: Place<'a>,
 }
 
@@ -44,6 +64,8 @@ enum Place<'a> {
     Called(&'a str),
     InService(&'a str),
     Finished(&'a str),
+    /// Until then; 0: nobody learned until when.
+    PutOff(i64),
 }
 
 /// The model of one office's queue.
@@ -74,6 +96,7 @@ enum Seeing<'a> {
     /// With how many may wait before it.
     Taken(Ticket<'a>, RangeInclusive<u32>),
     Ticket(Ticket<'a>),
+    Window(Window<'a>),
 }
 
 impl<'a> QueueModel<'a> {
@@ -113,6 +136,7 @@ impl<'a> QueueModel<'a> {
         day: Day,
         letter: char,
         priority: bool,
+        latest_ms: i64,
         office: &Office,
     ) -> Decision<'a> {
         let mut next = state.clone();
@@ -132,57 +156,235 @@ impl<'a> QueueModel<'a> {
             return Decision::Refused("TICKETS_EXHAUSTED");
         }
         next.last[place].1 += 1;
-        let ticket = Ticket { day, letter, number: next.last[place].1, priority, place: Place::Waiting };
-        let waiting =
-            || state.tickets.iter().filter(|other| other.day == day && other.place == Place::Waiting);
+        let ticket = Ticket {
+            day,
+            letter,
+            number: next.last[place].1,
+            priority,
+            group: letter,
+            bound: "",
+            calls: 0,
+            put_offs: 0,
+            redirects: 0,
+            place: Place::Waiting,
+        };
         let (mut least, mut most) = (0, 0);
-        for other in waiting() {
+        for other in state.tickets.iter().filter(|other| other.day == day) {
+            let back = match other.place {
+                Place::Waiting => Some(true),
+                Place::PutOff(until_ms) if until_ms <= latest_ms => None,
+                _ => Some(false),
+            };
             let overtaken = if priority && !other.priority {
                 self.overtakes(&ticket, other, office)
             } else {
                 Some(false)
             };
-            least += u32::from(overtaken == Some(false));
-            most += u32::from(overtaken != Some(true));
+            least += u32::from(back == Some(true) && overtaken == Some(false));
+            most += u32::from(back != Some(false) && overtaken != Some(true));
         }
         next.tickets.push(ticket);
         Decision::Done(next, Seeing::Taken(ticket, least..=most))
     }
 
+    /// Is `one` called before `other`? They stand in the order they were taken, and go by it among those with priority and
+    /// among those without. `None`: it is not known.
+    fn goes_before(
+        &self,
+        one: (usize, &Ticket<'_>),
+        other: (usize, &Ticket<'_>),
+        office: &Office,
+    ) -> Option<bool> {
+        let ((place, one), (other_place, other)) = (one, other);
+        match (one.priority, other.priority) {
+            (true, false) if place > other_place => self.overtakes(one, other, office),
+            (false, true) if place < other_place => {
+                self.overtakes(other, one, office).map(|overtakes| !overtakes)
+            }
+            _ => Some(place < other_place),
+        }
+    }
+
+    /// Whom a window that is free and open calls.
     fn call_next(
         &self,
         state: &State<'a>,
         day: Day,
         window: &'a str,
-        letters: &[char],
+        latest_ms: i64,
         office: &Office,
     ) -> Vec<Decision<'a>> {
-        let of_day = || state.tickets.iter().filter(|ticket| ticket.day == day);
-        let held = |ticket: &Ticket<'_>| match ticket.place {
-            Place::Called(at) | Place::InService(at) => at == window,
-            Place::Waiting | Place::Finished(_) => false,
-        };
-        if of_day().any(held) {
-            return vec![Decision::Refused("WINDOW_BUSY")];
-        }
+        let letters = office.windows.get(window).map_or(&[][..], Vec::as_slice);
         let serves = |letter: char| letters.is_empty() || letters.contains(&letter);
-        let mut waiting = of_day()
+        let calls = |ticket: &Ticket<'_>| {
+            let free = ticket.bound.is_empty() || !state.works(ticket.bound, day);
+            ticket.day == day && (ticket.bound == window || serves(ticket.group) && free)
+        };
+        // Those who wait; those who were put off may be back.
+        let eligible: Vec<(usize, &Ticket<'a>, bool)> = state
+            .tickets
+            .iter()
             .enumerate()
-            .filter(|(_, ticket)| ticket.place == Place::Waiting && serves(ticket.letter));
-        // Tickets stand in the order they were taken, and go by it among those with priority and among those without.
-        let with = waiting.clone().find(|(_, ticket)| ticket.priority);
-        let without = waiting.find(|(_, ticket)| !ticket.priority);
-        let first = match (with, without) {
-            (None, None) => return vec![Decision::Refused("QUEUE_EMPTY")],
-            (Some((_, one)), None) | (None, Some((_, one))) => vec![one],
-            (Some((place, one)), Some((other_place, _))) if place < other_place => vec![one],
-            (Some((_, later)), Some((_, earlier))) => match self.overtakes(later, earlier, office) {
-                Some(true) => vec![later],
-                Some(false) => vec![earlier],
-                None => vec![later, earlier],
+            .filter(|(_, ticket)| calls(ticket))
+            .filter_map(|(place, ticket)| match ticket.place {
+                Place::Waiting => Some((place, ticket, true)),
+                Place::PutOff(until_ms) if until_ms <= latest_ms => Some((place, ticket, false)),
+                _ => None,
+            })
+            .collect();
+        let mut all: Vec<Decision<'a>> = eligible
+            .iter()
+            .filter(|(place, ticket, _)| {
+                let passed = |(other_place, other, waits): &(usize, &Ticket<'a>, bool)| {
+                    let before = || self.goes_before((*other_place, other), (*place, ticket), office);
+                    *waits && other_place != place && before() == Some(true)
+                };
+                !eligible.iter().any(passed)
+            })
+            .map(|(_, ticket, _)| call(state, **ticket, window, day))
+            .collect();
+        if !eligible.iter().any(|(_, _, waits)| *waits) {
+            all.push(Decision::Refused("QUEUE_EMPTY"));
+        }
+        all
+    }
+
+    /// Can the window call on this day? What it is refused with, and whether it may not be.
+    fn ready(state: &State<'_>, window: &str, day: Day, latest_ms: i64) -> (Option<&'static str>, bool) {
+        if state.held_by(window, day) {
+            return (Some("WINDOW_BUSY"), false);
+        }
+        match state.stand(window, day) {
+            Some(WindowStand::Closed) => (Some("WINDOW_CLOSED"), false),
+            Some(WindowStand::Break { until_ms }) => (Some("WINDOW_ON_BREAK"), until_ms <= latest_ms),
+            Some(WindowStand::Open) | None => (None, true),
+        }
+    }
+
+    /// What comes of a call from a window that is known, on every day it may be.
+    fn calls(
+        &self,
+        state: &State<'a>,
+        op: &Op<'a>,
+        window: &'a str,
+        then: impl Fn(Day) -> Vec<Decision<'a>>,
+    ) -> Vec<Decision<'a>> {
+        let mut all = Vec::new();
+        for day in self.days(state, op.latest_day) {
+            let (refused, may) = Self::ready(state, window, day, op.latest_ms);
+            all.extend(refused.map(Decision::Refused));
+            if may {
+                all.extend(then(day));
+            }
+        }
+        all
+    }
+
+    fn call_number(
+        &self,
+        state: &State<'a>,
+        op: &Op<'a>,
+        name: &TicketName,
+        window: &'a str,
+    ) -> Vec<Decision<'a>> {
+        self.calls(state, op, window, |day| {
+            self.with_ticket(state, name, op.latest_day, |known| {
+                let elsewhere =
+                    !known.bound.is_empty() && known.bound != window && state.works(known.bound, day);
+                vec![match known.place {
+                    _ if known.day != day => Decision::Refused("TICKET_STATE"),
+                    Place::Waiting | Place::PutOff(_) if elsewhere => Decision::Refused("TICKET_BOUND"),
+                    Place::Waiting | Place::PutOff(_) => call(state, known, window, day),
+                    Place::Called(_) | Place::InService(_) => Decision::Refused("WINDOW_OTHER"),
+                    Place::Finished(_) => Decision::Refused("TICKET_STATE"),
+                }]
+            })
+        })
+    }
+
+    /// What is done with a ticket of the day. One of a past day is refused, and a later day may have come.
+    fn of_today(
+        &self,
+        state: &State<'a>,
+        op: &Op<'a>,
+        name: &TicketName,
+        decide: impl Fn(Ticket<'a>) -> Decision<'a>,
+    ) -> Vec<Decision<'a>> {
+        self.with_ticket(state, name, op.latest_day, |known| {
+            let mut decisions = Vec::new();
+            if known.day != state.day || op.latest_day > known.day {
+                decisions.push(Decision::Refused("TICKET_STATE"));
+            }
+            if known.day == state.day {
+                decisions.push(decide(known));
+            }
+            decisions
+        })
+    }
+
+    /// As above, with a ticket that the window has called and not begun to serve.
+    fn called_at(
+        &self,
+        state: &State<'a>,
+        op: &Op<'a>,
+        (name, window): (&TicketName, &str),
+        decide: impl Fn(Ticket<'a>) -> Decision<'a>,
+    ) -> Vec<Decision<'a>> {
+        self.of_today(state, op, name, |known| match known.place {
+            Place::Called(at) if at == window => decide(known),
+            Place::Called(_) => Decision::Refused("WINDOW_OTHER"),
+            _ => Decision::Refused("TICKET_STATE"),
+        })
+    }
+
+    fn redirect(
+        &self,
+        state: &State<'a>,
+        known: Ticket<'a>,
+        window: &str,
+        to: &'a Destination,
+        office: &Office,
+    ) -> Decision<'a> {
+        match known.place {
+            Place::Called(at) | Place::InService(at) if at == window => {}
+            Place::Called(_) | Place::InService(_) => return Decision::Refused("WINDOW_OTHER"),
+            _ => return Decision::Refused("TICKET_STATE"),
+        }
+        if known.redirects >= Office::REDIRECTS_MAX {
+            return Decision::Refused("TICKET_LIMIT");
+        }
+        let (group, bound) = match to {
+            Destination::Window(other) if other == window => return Decision::Refused("FIELD_INVALID"),
+            Destination::Window(other) => match receives(state, other, known.day, office) {
+                Ok(()) => (known.group, other.as_str()),
+                Err(reason) => return Decision::Refused(reason),
+            },
+            Destination::Service(service) => match self.letter(Purpose::Apply, service) {
+                Ok(letter) => (letter, ""),
+                Err(reason) => return Decision::Refused(reason),
             },
         };
-        first.into_iter().map(|first| moved(state, *first, Place::Called(window))).collect()
+        let redirects = known.redirects + 1;
+        changed(state, known, Ticket { group, bound, redirects, calls: 0, place: Place::Waiting, ..known })
+    }
+
+    /// A window is opened, closed or left for a break, on every day it may be.
+    fn window(
+        &self,
+        state: &State<'a>,
+        op: &Op<'a>,
+        window: &'a str,
+        decide: impl Fn(Day) -> Result<WindowStand, &'static str>,
+    ) -> Vec<Decision<'a>> {
+        let on = |day| match decide(day) {
+            Ok(stand) => {
+                let mut next = state.clone();
+                let after = next.put(Window { number: window, day, stand });
+                Decision::Done(next, Seeing::Window(after))
+            }
+            Err(reason) => Decision::Refused(reason),
+        };
+        self.days(state, op.latest_day).into_iter().map(on).collect()
     }
 
     /// The dates an operation may have met: the queue's own, and later ones.
@@ -209,51 +411,115 @@ impl<'a> QueueModel<'a> {
                     return refused("CATEGORY_UNKNOWN");
                 }
                 let days = self.days(state, op.latest_day);
-                days.into_iter().map(|day| self.take(state, day, letter, priority, office)).collect()
+                days.into_iter()
+                    .map(|day| self.take(state, day, letter, priority, op.latest_ms, office))
+                    .collect()
+            }
+            Call::CallNext { window } if self.days(state, op.latest_day).is_empty() => {
+                refused(if office.windows.contains_key(window) { "QUEUE_EMPTY" } else { "WINDOW_UNKNOWN" })
+            }
+            Call::CallNext { window }
+            | Call::CallNumber { window, .. }
+            | Call::CallAgain { window, .. }
+            | Call::Begin { window, .. }
+            | Call::Finish { window, .. }
+            | Call::PutOff { window, .. }
+            | Call::Redirect { window, .. }
+            | Call::ReturnToQueue { window, .. }
+            | Call::OpenWindow { window }
+            | Call::CloseWindow { window }
+            | Call::StartBreak { window, .. }
+                if !office.windows.contains_key(window) =>
+            {
+                refused("WINDOW_UNKNOWN")
             }
             Call::CallNext { window } => {
-                let Some(letters) = office.windows.get(window) else { return refused("WINDOW_UNKNOWN") };
-                let days = self.days(state, op.latest_day);
-                if days.is_empty() {
-                    return refused("QUEUE_EMPTY");
-                }
-                days.into_iter().flat_map(|day| self.call_next(state, day, window, letters, office)).collect()
+                self.calls(state, op, window, |day| self.call_next(state, day, window, op.latest_ms, office))
             }
-            Call::Begin { ticket, window } => {
-                if !office.windows.contains_key(window) {
-                    return refused("WINDOW_UNKNOWN");
-                }
-                self.with_ticket(state, ticket, op.latest_day, |known| {
-                    // Only on the day it was taken.
-                    let mut decisions = Vec::new();
-                    if known.day != state.day || op.latest_day > known.day {
-                        decisions.push(Decision::Refused("TICKET_STATE"));
-                    }
-                    if known.day == state.day {
-                        decisions.push(match known.place {
-                            Place::Called(at) if at == window => moved(state, known, Place::InService(at)),
-                            Place::Called(_) => Decision::Refused("WINDOW_OTHER"),
-                            _ => Decision::Refused("TICKET_STATE"),
-                        });
-                    }
-                    decisions
+            Call::CallNumber { ticket, window } => self.call_number(state, op, ticket, window),
+            Call::CallAgain { ticket, window } => {
+                self.called_at(state, op, (ticket, window), |known| match known.calls {
+                    calls if calls >= Office::CALLS_MAX => Decision::Refused("TICKET_LIMIT"),
+                    calls => changed(state, known, Ticket { calls: calls + 1, ..known }),
                 })
             }
-            Call::Finish { ticket, window, served } => {
-                if !office.windows.contains_key(window) {
-                    return refused("WINDOW_UNKNOWN");
+            Call::Begin { ticket, window } => self.called_at(state, op, (ticket, window), |known| {
+                changed(state, known, Ticket { place: Place::InService(window), ..known })
+            }),
+            Call::PutOff { ticket, window, .. } => {
+                // Until when is seen, or known to nobody.
+                let until_ms = match op.seen {
+                    Some(Outcome::Done { reply: Reply::Ticket(seen), .. }) => match seen.phase {
+                        Phase::PutOff { until_ms } => until_ms,
+                        _ => 0,
+                    },
+                    _ => 0,
+                };
+                self.called_at(state, op, (ticket, window), |known| match known.put_offs {
+                    put_offs if put_offs >= Office::PUT_OFFS_MAX => Decision::Refused("TICKET_LIMIT"),
+                    put_offs => {
+                        let (calls, put_offs, place) = (0, put_offs + 1, Place::PutOff(until_ms));
+                        changed(state, known, Ticket { calls, put_offs, place, ..known })
+                    }
+                })
+            }
+            Call::ReturnToQueue { ticket, window } => self.called_at(state, op, (ticket, window), |known| {
+                changed(state, known, Ticket { calls: 0, place: Place::Waiting, ..known })
+            }),
+            Call::Redirect { ticket, window, to } => {
+                self.of_today(state, op, ticket, |known| self.redirect(state, known, window, to, office))
+            }
+            Call::Bind { ticket, window } => self.of_today(state, op, ticket, |known| match known.place {
+                Place::Waiting | Place::PutOff(_) if window.is_empty() => {
+                    changed(state, known, Ticket { bound: "", ..known })
                 }
+                Place::Waiting | Place::PutOff(_) => match receives(state, window, known.day, office) {
+                    Ok(()) => changed(state, known, Ticket { bound: window, ..known }),
+                    Err(reason) => Decision::Refused(reason),
+                },
+                _ => Decision::Refused("TICKET_STATE"),
+            }),
+            Call::Leave { ticket } => self.with_ticket(state, ticket, op.latest_day, |known| {
+                vec![match known.place {
+                    Place::Waiting | Place::PutOff(_) | Place::Called(_) => {
+                        changed(state, known, Ticket { place: Place::Finished(""), ..known })
+                    }
+                    Place::InService(_) | Place::Finished(_) => Decision::Refused("TICKET_STATE"),
+                }]
+            }),
+            Call::Finish { ticket, window, served } => {
                 self.with_ticket(state, ticket, op.latest_day, |known| {
                     vec![match (known.place, served) {
                         (Place::InService(at), true) | (Place::Called(at), false) => {
-                            if at == window {
-                                moved(state, known, Place::Finished(at))
-                            } else {
+                            if at != window {
                                 Decision::Refused("WINDOW_OTHER")
+                            } else if !served && known.calls < office.calls_before_no_show {
+                                Decision::Refused("CALLS_TOO_FEW")
+                            } else {
+                                changed(state, known, Ticket { place: Place::Finished(at), ..known })
                             }
                         }
                         _ => Decision::Refused("TICKET_STATE"),
                     }]
+                })
+            }
+            Call::OpenWindow { window } => self.window(state, op, window, |_| Ok(WindowStand::Open)),
+            Call::CloseWindow { window } => self.window(state, op, window, |day| {
+                if state.held_by(window, day) { Err("WINDOW_BUSY") } else { Ok(WindowStand::Closed) }
+            }),
+            Call::StartBreak { window, .. } => {
+                let until_ms = match op.seen {
+                    Some(Outcome::Done { reply: Reply::Window(seen), .. }) => match seen.stand {
+                        WindowStand::Break { until_ms } => until_ms,
+                        _ => 0,
+                    },
+                    _ => 0,
+                };
+                self.window(state, op, window, |day| {
+                    if state.held_by(window, day) {
+                        return Err("WINDOW_BUSY");
+                    }
+                    receives(state, window, day, office).map(|()| WindowStand::Break { until_ms })
                 })
             }
             // Calls of cases, and calls that must not come this far.
@@ -301,12 +567,17 @@ impl<'a> QueueModel<'a> {
     fn shows(&self, state: &State<'a>, seen: &Seen) -> bool {
         match seen {
             Seen::Absent => state.day == 0,
-            Seen::Queue(QueueSeen { day, tickets, .. }) => {
+            Seen::Queue(QueueSeen { day, tickets, windows, .. }) => {
                 let of_day = state.tickets.iter().filter(|ticket| ticket.day == state.day).count();
                 // A sweep after midnight removes them all, if no ticket of the new day was taken yet.
                 let all = tickets.len() == of_day || (tickets.is_empty() && self.later_than(state.day));
+                let shown = windows.as_ref().is_none_or(|windows| {
+                    windows.len() == state.windows.len()
+                        && state.windows.iter().all(|own| windows.iter().any(|seen| own.shows(seen)))
+                });
                 *day == state.day
                     && all
+                    && shown
                     && tickets.windows(2).all(|pair| pair[0].name < pair[1].name)
                     && tickets.iter().all(|seen| {
                         state
@@ -362,21 +633,83 @@ impl Ticket<'_> {
     }
 
     fn shows(&self, seen: &TicketSeen) -> bool {
-        let place = match &seen.phase {
-            Phase::Waiting => Place::Waiting,
-            Phase::Called(window) => Place::Called(window),
-            Phase::InService(window) => Place::InService(window),
-            Phase::Finished(window) => Place::Finished(window),
+        let place = match (&seen.phase, self.place) {
+            (Phase::Waiting, Place::Waiting) => true,
+            // It may be back by itself.
+            (Phase::Waiting, Place::PutOff(_)) => true,
+            (Phase::PutOff { until_ms }, Place::PutOff(own)) => own == 0 || own == *until_ms,
+            (Phase::Called(window), Place::Called(at))
+            | (Phase::InService(window), Place::InService(at))
+            | (Phase::Finished(window), Place::Finished(at)) => window == at,
+            _ => false,
         };
-        self.is(&seen.name) && seen.priority == self.priority && place == self.place
+        self.is(&seen.name) && seen.priority == self.priority && seen.bound == self.bound && place
     }
 }
 
-fn moved<'a>(state: &State<'a>, ticket: Ticket<'a>, place: Place<'a>) -> Decision<'a> {
+impl Window<'_> {
+    fn shows(&self, seen: &WindowSeen) -> bool {
+        let stand = match (self.stand, seen.stand) {
+            // Nobody learned until when.
+            (WindowStand::Break { until_ms: 0 }, WindowStand::Break { .. }) => true,
+            (own, seen) => own == seen,
+        };
+        self.number == seen.number && self.day == seen.day && stand
+    }
+}
+
+impl<'a> State<'a> {
+    fn stand(&self, window: &str, day: Day) -> Option<WindowStand> {
+        let known = self.windows.iter().find(|known| known.number == window && known.day == day);
+        known.map(|known| known.stand)
+    }
+
+    /// Somebody works at the window today, or is on a break.
+    fn works(&self, window: &str, day: Day) -> bool {
+        self.stand(window, day).is_some_and(|stand| stand != WindowStand::Closed)
+    }
+
+    fn held_by(&self, window: &str, day: Day) -> bool {
+        self.tickets.iter().any(|ticket| {
+            ticket.day == day
+                && matches!(ticket.place, Place::Called(at) | Place::InService(at) if at == window)
+        })
+    }
+
+    fn put(&mut self, window: Window<'a>) -> Window<'a> {
+        match self.windows.iter_mut().find(|known| known.number == window.number) {
+            Some(known) => *known = window,
+            None => {
+                self.windows.push(window);
+                self.windows.sort_unstable_by_key(|known| known.number);
+            }
+        }
+        window
+    }
+}
+
+/// May visitors be sent to this window?
+fn receives(state: &State<'_>, window: &str, day: Day, office: &Office) -> Result<(), &'static str> {
+    if !office.windows.contains_key(window) {
+        Err("WINDOW_UNKNOWN")
+    } else if state.stand(window, day) == Some(WindowStand::Closed) {
+        Err("WINDOW_CLOSED")
+    } else {
+        Ok(())
+    }
+}
+
+/// A visitor goes to a window, which that opens.
+fn call<'a>(state: &State<'a>, ticket: Ticket<'a>, window: &'a str, day: Day) -> Decision<'a> {
+    let mut open = state.clone();
+    open.put(Window { number: window, day, stand: WindowStand::Open });
+    changed(&open, ticket, Ticket { calls: 1, place: Place::Called(window), ..ticket })
+}
+
+fn changed<'a>(state: &State<'a>, before: Ticket<'a>, after: Ticket<'a>) -> Decision<'a> {
     let mut next = state.clone();
-    let after = Ticket { place, ..ticket };
     for own in &mut next.tickets {
-        if *own == ticket {
+        if *own == before {
             *own = after;
         }
     }
@@ -388,7 +721,7 @@ impl<'a> Model for QueueModel<'a> {
     type Op = Op<'a>;
 
     fn initial(&self) -> State<'a> {
-        State { day: 0, last: Vec::new(), tickets: Vec::new() }
+        State { day: 0, last: Vec::new(), tickets: Vec::new(), windows: Vec::new() }
     }
 
     fn step(&self, state: &State<'a>, op: &Op<'a>, next: &mut Vec<State<'a>>) {
@@ -435,6 +768,7 @@ impl Seeing<'_> {
                 own.shows(ticket) && before.contains(ahead)
             }
             (Self::Ticket(own), Reply::Ticket(ticket)) => own.shows(ticket),
+            (Self::Window(own), Reply::Window(window)) => own.shows(window),
             _ => false,
         }
     }

@@ -111,6 +111,7 @@ pub fn setting(began: Instant) -> Setting {
         windows: windows.map(|window| (window.number, Vec::new())).collect(),
         categories: BTreeSet::new(),
         fairness_ms: okno_checks::history::fairness_default_ms(),
+        calls_before_no_show: 1,
     };
     let now = SystemTime::now() + OFFSET - began.elapsed();
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
@@ -121,6 +122,8 @@ pub fn setting(began: Instant) -> Setting {
         offices: BTreeMap::from([(people::BUSY_OFFICE.to_owned(), office)]),
         // Clocks of nodes are a little apart from ours.
         days: vec![(0, date(today)), (midnight_us.saturating_sub(5_000_000), date(today + 1))],
+        // Nobody here is put off, or goes on a break.
+        clocks: Vec::new(),
         officers: BTreeMap::new(),
         links_may_wait: false,
     }

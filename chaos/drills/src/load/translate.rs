@@ -80,6 +80,7 @@ pub fn ticket(ticket: &proto::Ticket) -> TicketSeen {
         // A cluster of a drill is at its newest level before its load begins.
         before_all: false,
         phase,
+        bound: String::new(),
         cases: ticket.case_ids.clone(),
     }
 }
@@ -90,7 +91,7 @@ pub fn queue(tickets: &[proto::Ticket]) -> Option<QueueSeen> {
     let day = tickets.iter().map(|ticket| ticket.name.day).max()?;
     tickets.retain(|ticket| ticket.name.day == day);
     tickets.sort_by(|a, b| a.name.number.cmp(&b.name.number));
-    Some(QueueSeen { day, tickets, index: 0 })
+    Some(QueueSeen { day, tickets, windows: None, index: 0 })
 }
 
 // ---- Answers ----

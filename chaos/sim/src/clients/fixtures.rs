@@ -5,7 +5,7 @@
 use okno_checks::history::{Office as OfficeSetting, Service as ServiceSetting, Setting};
 use okno_domain::{
     catalogue::{self, Catalogue, Load, SourceFile, files},
-    directory::{self, Directory, Office, Person, Role, Window},
+    directory::{self, Directory, Office, Person, QueueSettings, Role, Window},
     entity::{Context, Entity, EntityRef, EventMeta, Kind, Origin, Principal},
     people::{Applicant, Person as Citizen, PersonName},
     registry::AnyCommand,
@@ -18,6 +18,11 @@ pub const START_MS: i64 = 1_772_420_400_000;
 /// Both offices' offset to UTC, so that a moment has one local date.
 pub const OFFSET_MINUTES: i32 = 420;
 pub const OFFICES: [&str; 2] = ["gornaya", "tikhaya"];
+/// Where officers race for the same visitors with everything that may be done with them ([`super::desks`]).
+pub const DESKS: &str = "desks";
+/// Its officers.
+pub const DESKS_CLIENTS: usize = OF_ONE_OFFICE as usize;
+pub const CALLS_BEFORE_NO_SHOW: u8 = 2;
 /// Windows of every office; the last serves only the letter of the first service.
 pub const WINDOWS: [&str; 3] = ["1", "2", "3"];
 /// Services new cases are taken for.
@@ -41,8 +46,12 @@ pub fn officer(client: usize) -> Principal {
     Principal { kind: "operator".into(), id: format!("officer-{client}") }
 }
 
-fn offices_of(client: usize) -> &'static [&'static str] {
-    if u32::try_from(client) == Ok(OF_ONE_OFFICE) { &OFFICES[..1] } else { &OFFICES }
+fn offices_of(client: usize) -> Vec<&'static str> {
+    if u32::try_from(client) == Ok(OF_ONE_OFFICE) {
+        OFFICES[..1].to_vec()
+    } else {
+        OFFICES.into_iter().chain([DESKS]).collect()
+    }
 }
 
 /// What fills the region, in order; every command succeeds on an empty cluster.
@@ -62,7 +71,7 @@ fn load() -> Load {
 
 fn entries() -> Vec<directory::Command> {
     let mut all = Vec::new();
-    for office in OFFICES {
+    for office in OFFICES.into_iter().chain([DESKS]) {
         all.push(directory::Command::PutOffice(Office {
             code: office.into(),
             name: format!("МФЦ {office}"),
@@ -79,13 +88,18 @@ fn entries() -> Vec<directory::Command> {
             }));
         }
     }
+    all.push(directory::Command::PutQueueSettings(Box::new(QueueSettings {
+        office: DESKS.to_owned(),
+        calls_before_no_show: CALLS_BEFORE_NO_SHOW,
+        ..QueueSettings::default()
+    })));
     all.extend(super::places::entries());
     for client in 0..CLIENTS_MAX {
         all.push(directory::Command::PutPerson(Person {
             id: officer(client).id,
             name: format!("Вымыслов {client}"),
             role: Role::Officer,
-            offices: offices_of(client).iter().map(|office| (*office).to_owned()).collect(),
+            offices: offices_of(client).into_iter().map(str::to_owned).collect(),
         }));
     }
     all
@@ -121,8 +135,8 @@ pub fn world() -> (Catalogue, Directory) {
 }
 
 /// The same as the checks know it. `clocks`: since when (virtual µs) the fastest clock among the nodes may have said
-/// what (ms since 1970), by time.
-pub fn setting(clocks: &[(u64, i64)]) -> Setting {
+/// what (ms since 1970) before the run ends, by time; `fastest`: what it said then.
+pub fn setting(clocks: &[(u64, i64)], fastest: &[(u64, i64)]) -> Setting {
     let service = |active, letter, suspensions: &[&str]| ServiceSetting {
         active,
         letter,
@@ -134,14 +148,21 @@ pub fn setting(clocks: &[(u64, i64)]) -> Setting {
         windows: WINDOWS.iter().map(|window| ((*window).to_owned(), letters_of(window))).collect(),
         categories: BTreeSet::from([CATEGORY.to_owned()]),
         fairness_ms: okno_checks::history::fairness_default_ms(),
+        calls_before_no_show: 1,
     };
+    let desks = OfficeSetting { calls_before_no_show: CALLS_BEFORE_NO_SHOW, ..office.clone() };
     Setting {
         services: BTreeMap::from([
             (SERVICES[0].to_owned(), service(true, 'А', &[SUSPENSION])),
             (SERVICES[1].to_owned(), service(true, 'Б', &[])),
             (CLOSED_SERVICE.to_owned(), service(false, 'Б', &[])),
         ]),
-        offices: OFFICES.iter().map(|code| ((*code).to_owned(), office.clone())).collect(),
+        offices: OFFICES
+            .iter()
+            .map(|code| ((*code).to_owned(), office.clone()))
+            .chain([(DESKS.to_owned(), desks)])
+            .collect(),
+        clocks: fastest.to_vec(),
         days: clocks
             .iter()
             .map(|(since, wall_ms)| (*since, super::translate::day(local_date(*wall_ms, OFFSET_MINUTES))))

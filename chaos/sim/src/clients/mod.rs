@@ -3,6 +3,7 @@
 //! bad luck or bad clients do: ask again what succeeded, give up and come back, use an id twice.
 //!
 //! - [`workload`]: what they ask for · [`course`]: one call over its attempts · [`translate`]: words
+//! - [`desks`]: what those do who race for one office's visitors
 //! - [`fixtures`]: the region they work in · [`places`]: its halls and channels
 //! - [`hall`]: kiosks, windows and workstations of a hall · [`exchange`]: those who ask channels, and connectors, both
 //!   made of [`caller`]s · [`crowd`]: all of a run together
@@ -17,6 +18,7 @@
 pub mod caller;
 pub mod course;
 pub mod crowd;
+pub mod desks;
 pub mod exchange;
 pub mod fixtures;
 pub mod hall;
@@ -93,9 +95,18 @@ pub struct Population {
 
 impl Population {
     pub fn new(seed: u64, nodes: &[NodeId], workload: Workload) -> Self {
+        Self::with(seed, nodes, workload, 0, Beliefs::new())
+    }
+
+    /// Those who race for the visitors of one office; `stream`: their randomness.
+    pub fn of_desks(seed: u64, nodes: &[NodeId], stream: u64) -> Self {
+        Self::with(seed, nodes, desks::workload(seed, stream), stream + 1, Beliefs::of_desks())
+    }
+
+    fn with(seed: u64, nodes: &[NodeId], workload: Workload, stream: u64, beliefs: Beliefs) -> Self {
         let clients = (0..workload.clients)
             .map(|client| {
-                let mut random = Random::new(seed, client as u64);
+                let mut random = Random::new(seed, stream + client as u64);
                 Client {
                     doing: Doing::Rest { until: 0 },
                     course: None,
@@ -110,7 +121,7 @@ impl Population {
         Self {
             workload,
             clients,
-            beliefs: Beliefs::new(),
+            beliefs,
             operations: Vec::new(),
             given_up: BTreeMap::new(),
             next_attempt: 1,
@@ -123,10 +134,10 @@ impl Population {
         &self.operations
     }
 
-    /// Everything the clients saw. `clocks`: see [`fixtures::setting`]; `finals`: what the nodes' stores hold in the
-    /// end, by [`translate::final_of`].
-    pub fn history(self, clocks: &[(u64, i64)], finals: Vec<Final>) -> History {
-        History { setting: fixtures::setting(clocks), operations: self.operations, finals }
+    /// Everything the clients saw. `clocks`, `fastest`: see [`fixtures::setting`]; `finals`: what the nodes' stores hold in
+    /// the end, by [`translate::final_of`].
+    pub fn history(self, clocks: &[(u64, i64)], fastest: &[(u64, i64)], finals: Vec<Final>) -> History {
+        History { setting: fixtures::setting(clocks, fastest), operations: self.operations, finals }
     }
 
     fn moment(&mut self, now: u64) -> u64 {

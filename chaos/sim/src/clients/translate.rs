@@ -3,13 +3,13 @@
 
 use crate::port::{Observed, Query};
 use okno_checks::history::{
-    Call, CaseSeen, Day, Entity as Subject, Final, Link, Outcome, Phase, Purpose, QueueSeen, Reply, Seen,
-    Stage, Step, TicketName, TicketSeen,
+    Call, CaseSeen, Day, Destination, Entity as Subject, Final, Link, Outcome, Phase, Purpose, QueueSeen,
+    Reply, Seen, Stage, Step, TicketName, TicketSeen, WindowSeen, WindowStand,
 };
 use okno_domain::{
     case::{self, Case, LinkAnswer, State},
     entity::{EntityRef, Kind},
-    queue::{self, Queue, TicketRef, TicketState, VisitOutcome},
+    queue::{self, Command, DeskState, Queue, TicketRef, TicketState, VisitOutcome},
     registry::{AnyCommand, AnyReply},
     rows::{self, Table},
 };
@@ -63,6 +63,37 @@ pub fn command(call: &Call) -> Option<AnyCommand> {
             window: window.clone(),
             outcome: if *served { VisitOutcome::Served } else { VisitOutcome::NoShow },
         }),
+        Call::CallNumber { ticket, window } => {
+            AnyCommand::Queue(Command::CallNumber { ticket: ticket_ref(ticket), window: window.clone() })
+        }
+        Call::CallAgain { ticket, window } => {
+            AnyCommand::Queue(Command::CallAgain { ticket: ticket_ref(ticket), window: window.clone() })
+        }
+        Call::PutOff { ticket, window, minutes } => AnyCommand::Queue(Command::PutOff {
+            ticket: ticket_ref(ticket),
+            window: window.clone(),
+            minutes: *minutes,
+        }),
+        Call::Redirect { ticket, window, to } => AnyCommand::Queue(Command::Redirect {
+            ticket: ticket_ref(ticket),
+            window: window.clone(),
+            to: match to {
+                Destination::Window(window) => queue::Destination::Window(window.clone()),
+                Destination::Service(service) => queue::Destination::Service(service.clone()),
+            },
+        }),
+        Call::Bind { ticket, window } => {
+            AnyCommand::Queue(Command::Bind { ticket: ticket_ref(ticket), window: window.clone() })
+        }
+        Call::ReturnToQueue { ticket, window } => {
+            AnyCommand::Queue(Command::ReturnToQueue { ticket: ticket_ref(ticket), window: window.clone() })
+        }
+        Call::Leave { ticket } => AnyCommand::Queue(Command::Leave { ticket: ticket_ref(ticket) }),
+        Call::OpenWindow { window } => AnyCommand::Queue(Command::OpenWindow { window: window.clone() }),
+        Call::CloseWindow { window } => AnyCommand::Queue(Command::CloseWindow { window: window.clone() }),
+        Call::StartBreak { window, minutes } => {
+            AnyCommand::Queue(Command::StartBreak { window: window.clone(), minutes: *minutes })
+        }
         // Neither may ever come to be: a document that shows up names the call.
         Call::ReuseRequest => document("under a used id", 1),
         Call::MalformedRequest => document("under a malformed id", 1),
@@ -131,6 +162,7 @@ fn reply(any: AnyReply) -> Option<Reply> {
             // The clients here take nothing over and ask no channels.
             case::Reply::TakenOver { .. } | case::Reply::Asked { .. } | case::Reply::None => return None,
         },
+        AnyReply::Queue(queue::Reply::Window(desk)) => Reply::Window(window_seen(&desk)),
         AnyReply::Queue(reply) => match reply.given() {
             Some((ticket, ahead)) => Reply::TicketTaken { ticket: ticket_seen(&ticket), ahead },
             None => Reply::Ticket(ticket_seen(reply.ticket()?.as_ref())),
@@ -185,13 +217,27 @@ fn ticket_seen(ticket: &queue::Ticket) -> TicketSeen {
         since_ms: ticket.wait_from_ms,
         before_all: ticket.priority && ticket.rank_ms == i64::MIN,
         phase: match &ticket.state {
-            TicketState::Waiting | TicketState::PutOff { .. } => Phase::Waiting,
+            TicketState::Waiting => Phase::Waiting,
+            TicketState::PutOff { until_ms } => Phase::PutOff { until_ms: *until_ms },
             TicketState::Called { window, .. } => Phase::Called(window.clone()),
             TicketState::InService { window, .. } => Phase::InService(window.clone()),
             TicketState::Finished { window, .. } => Phase::Finished(window.clone()),
             TicketState::Closed { .. } => Phase::Finished(String::new()),
         },
+        bound: ticket.bound.clone(),
         cases: ticket.cases.clone(),
+    }
+}
+
+fn window_seen(desk: &queue::Desk) -> WindowSeen {
+    WindowSeen {
+        number: desk.window.clone(),
+        day: day(desk.day),
+        stand: match desk.state {
+            DeskState::Open => WindowStand::Open,
+            DeskState::Closed => WindowStand::Closed,
+            DeskState::Break { until_ms } => WindowStand::Break { until_ms },
+        },
     }
 }
 
@@ -217,7 +263,12 @@ pub fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
 }
 
 pub fn queue_seen(queue: &Queue, index: u64) -> Option<QueueSeen> {
-    Some(QueueSeen { day: day(queue.day()?), tickets: queue.tickets().map(ticket_seen).collect(), index })
+    Some(QueueSeen {
+        day: day(queue.day()?),
+        tickets: queue.tickets().map(ticket_seen).collect(),
+        windows: Some(queue.desks().map(window_seen).collect()),
+        index,
+    })
 }
 
 fn see(view: &StateView, entity: &Subject) -> Result<Seen, StorageError> {
@@ -242,10 +293,10 @@ impl Query for ReadEntity {
     }
 }
 
-/// Everything a node's store holds that clients could have made, whether anybody asked for it or not.
-pub fn final_of(node: u64, view: &StateView) -> Result<Final, StorageError> {
+/// Everything a node's store holds of these offices that clients could have made, whether anybody asked for it or not.
+pub fn final_of(node: u64, view: &StateView, offices: &[&str]) -> Result<Final, StorageError> {
     let mut found = Final { node, cases: BTreeMap::new(), queues: BTreeMap::new() };
-    for office in fixtures::OFFICES {
+    for office in offices {
         let from = rows::case_by_office_prefix(office);
         let mut to = from.clone();
         // The prefix ends with the zero behind the office's code.
@@ -258,8 +309,8 @@ pub fn final_of(node: u64, view: &StateView) -> Result<Final, StorageError> {
                 found.cases.insert(id, case);
             }
         }
-        if let Seen::Queue(queue) = see(view, &Subject::Queue(office.to_owned()))? {
-            found.queues.insert(office.to_owned(), queue);
+        if let Seen::Queue(queue) = see(view, &Subject::Queue((*office).to_owned()))? {
+            found.queues.insert((*office).to_owned(), queue);
         }
     }
     Ok(found)

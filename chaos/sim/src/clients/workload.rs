@@ -1,7 +1,7 @@
 //! What the clients of a run do: how many they are, how they hurry, and what they ask for next, given what all of them
 //! have seen so far. What they believe may be out of date or wrong; refusals are wanted.
 
-use super::{fixtures, random::Random};
+use super::{desks, fixtures, random::Random};
 use okno_checks::history::{
     Call, Entity as Subject, Operation, Outcome, Phase, Purpose, Reply, Seen, Stage, Step, TicketName,
     TicketSeen,
@@ -81,6 +81,8 @@ pub struct Beliefs {
     cases: Vec<KnownCase>,
     offices: Vec<KnownOffice>,
     references: u64,
+    /// The queues' offices, by place.
+    codes: Vec<&'static str>,
 }
 
 /// What is asked next; a new case's id follows from its request.
@@ -102,16 +104,28 @@ impl Beliefs {
             cases: Vec::new(),
             offices: vec![KnownOffice::default(); fixtures::OFFICES.len()],
             references: 0,
+            codes: fixtures::OFFICES.to_vec(),
         }
+    }
+
+    /// Of those who race for the visitors of one office.
+    pub fn of_desks() -> Self {
+        Self { offices: vec![KnownOffice::default()], codes: vec![fixtures::DESKS], ..Self::new() }
     }
 
     /// Everything anybody has heard of: the cases and the queues.
     pub fn subjects(&self) -> impl Iterator<Item = Subject> {
-        let queues = fixtures::OFFICES.iter().map(|office| Subject::Queue((*office).to_owned()));
+        let queues = self.codes.iter().map(|office| Subject::Queue((*office).to_owned()));
         self.cases.iter().map(|case| Subject::Case(case.id.clone())).chain(queues)
     }
 
     pub fn wish(&mut self, workload: &Workload, client: usize, random: &mut Random) -> Wish {
+        if self.codes == [fixtures::DESKS] {
+            return Wish::Of(
+                Subject::Queue(fixtures::DESKS.to_owned()),
+                desks::wish(&self.offices[0].tickets, random),
+            );
+        }
         let mut office = random.index(fixtures::OFFICES.len());
         // Who works in one office only is refused in the other: sometimes, not half of the time.
         if u32::try_from(client) == Ok(fixtures::OF_ONE_OFFICE) && random.percent(80) {
@@ -314,7 +328,7 @@ impl Beliefs {
                 }
             }
             Subject::Queue(code) => {
-                let Some(place) = fixtures::OFFICES.iter().position(|office| office == code) else { return };
+                let Some(place) = self.codes.iter().position(|office| office == code) else { return };
                 let office = &mut self.offices[place];
                 match reply {
                     Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => office.put(ticket),

@@ -91,7 +91,9 @@ impl Live {
         let (mut leases, mut ledger) = (Leases::default(), Ledger::default());
         if let Some(term) = term {
             for code in places::CHANNELS {
-                self.take_up(&mut leases, code, Clock::Working, now)?;
+                if let Some(read) = load_state::<Channel>(&self.reader.view(), &places::channel(code))? {
+                    leases.begin(code, &read.state, read.head_index, term, now);
+                }
             }
             ledger.begin(term, self.leased()?, LEASE_MS, now);
         }

@@ -163,7 +163,7 @@ impl Desk {
         let mut clocks = vec![(0, fixtures::START_MS)];
         clocks.extend(desk.jump.map(|(at, _)| (at, desk.wall_ms(at))));
         let finals = desk.finals();
-        clients.history(&clocks, finals)
+        clients.history(&clocks, &clocks, finals)
     }
 
     fn wall_ms(&self, at: u64) -> i64 {
