@@ -457,7 +457,8 @@ mod tests {
     #[test]
     fn what_a_leader_handed_out_before_it_kept_clocks_is_not_acknowledged_yet() {
         let earlier = Token { term: 1, ..token(2) };
-        let of_another = MessageState::Out { token: earlier, connector: "one".into(), since_ms: 0 };
+        let of_another =
+            MessageState::Out { token: earlier, connector: "one".into(), instance: "a".into(), since_ms: 0 };
         let mut leases = Leases::default();
         leases.begin("egrn", &channel(&[out(1, 1), message(2, of_another)]), 7, 2, 0);
         assert_eq!(leases.count("egrn"), (1, 1));
