@@ -40,8 +40,8 @@ pub struct Told {
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    /// Events that were taken: on which day, and which ticket they are of.
-    taken: BTreeMap<Outside, (Day, Option<TicketName>)>,
+    /// Events that were taken: on which days, for it is known on the next one only, and which ticket they are of.
+    taken: BTreeMap<Outside, Vec<(Day, Option<TicketName>)>>,
     /// Tickets of outside systems by day and name there.
     tickets: BTreeMap<(Day, Outside), TicketName>,
     /// Ids of what was told, in order, and where the other side believes everybody to be.
@@ -81,8 +81,10 @@ impl Hall {
             let text = format!("{telling:?} was taken for {:?}", taken.ticket);
             self.breach(Invariant::OutsideOnce, text);
         }
-        let before = self.outside.taken.insert(taken.event.clone(), (taken.day, taken.ticket.clone()));
-        if let Some((day, _)) = before
+        let own = self.outside.taken.entry(taken.event.clone()).or_default();
+        let before = own.last().map(|(day, _)| *day);
+        own.push((taken.day, taken.ticket.clone()));
+        if let Some(day) = before
             && days(taken.day) - days(day) <= 1
         {
             let text = format!("{:?} was taken on {day} and again on {}", taken.event, taken.day);
@@ -103,7 +105,9 @@ impl Hall {
     /// An outside system was told that its event was taken, now or before.
     pub fn answered_outside(&mut self, telling: &Telling, ticket: Option<&TicketName>) {
         let known = self.outside.taken.get(&telling.event);
-        let fine = known.is_some_and(|(_, own)| ticket.is_none() || own.as_ref() == ticket);
+        // Of an event that was told once more days later, either answer may come last.
+        let of_one = |(_, own): &(Day, Option<TicketName>)| ticket.is_none() || own.as_ref() == ticket;
+        let fine = known.is_some_and(|taken| taken.iter().any(of_one));
         if !fine || !self.may_tell(telling) {
             let text = format!("{telling:?} was told {ticket:?}, and is {known:?}");
             self.breach(Invariant::OutsideOnce, text);
