@@ -118,8 +118,7 @@ impl<'r, 'a> Told<'r, 'a> {
                 };
                 // A ticket never goes back, unless somebody sends it there.
                 let sent = |effect: &&Effect<'_>| sends_back(effect.call()) && effect.may_be();
-                let back =
-                    self.by_entity.get(effect.entity()).is_some_and(|all| all.iter().any(|one| sent(&one)));
+                let back = self.by_entity.get(effect.entity()).is_some_and(|all| all.iter().any(sent));
                 let was = stand(&ticket.phase);
                 (stand(&now.phase) < was && (!back || was == LAST))
                     .then(|| format!("ticket {} is {:?}", ticket.name.number, now.phase))

@@ -191,10 +191,11 @@ async fn what_a_connector_no_longer_has_when_it_comes_back_is_not_waited_for() {
     for delivery in [&kept, &lost] {
         assert!(desk.call(acknowledge(delivery)).await.unwrap().refused.is_empty());
     }
-    let leader = world.cluster.leader().await;
+    let (leader, survivor) = (world.cluster.leader().await, world.cluster.follower().await);
     world.cluster.kill(leader);
     drop(stream);
-    let mut stream = Raw::resume(&desk, "forgets", 1, &[&kept]).await;
+    let there = world.connector_at(survivor, "egrn-1");
+    let mut stream = Raw::resume(&there, "forgets", 1, &[&kept]).await;
     let again = stream.delivery().await;
     assert_eq!((again.message_id.as_str(), again.delivery), (lost.message_id.as_str(), 2));
     assert_eq!(desk.call(settle(vec![complete(&lost, b"")])).await.unwrap_err().reason(), "DELIVERY_LOST");

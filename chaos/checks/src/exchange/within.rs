@@ -12,7 +12,7 @@ const DEPTH_MAX: u32 = 3;
 /// Different bodies of failed attempts of a message.
 const RECEIVED_MAX: usize = 8;
 /// Bodies an answer names besides its own.
-const OTHERS_MAX: usize = 16;
+const OTHERS_MAX: usize = 24;
 /// How long one waits of which nothing was said.
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
