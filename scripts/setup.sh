@@ -13,6 +13,8 @@ have python3 || missing="$missing python3"
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
 # The tests of alert rules call promtool, which Debian packs with Prometheus itself.
 have promtool || missing="$missing prometheus"
+# The tests of power supplies watch a made-up one through Network UPS Tools.
+[ -x /lib/nut/upsd ] && [ -x /lib/nut/dummy-ups ] || missing="$missing nut-server"
 # bindgen loads libclang at build time to read RocksDB's headers.
 # libclang-cpp, which other packages bring with them, is another library.
 libclang=""
@@ -29,7 +31,6 @@ if [ "${1:-}" = drills ]; then
     have ip && have tc || missing="$missing iproute2"
     have strace || missing="$missing strace"
     have mkfs.ext4 && have e2fsck || missing="$missing e2fsprogs"
-    [ -x /lib/nut/upsd ] && [ -x /lib/nut/dummy-ups ] || missing="$missing nut-server"
     have losetup && have mount && have unshare || missing="$missing mount util-linux"
 fi
 
