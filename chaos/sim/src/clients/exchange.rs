@@ -128,7 +128,7 @@ impl Exchange {
             old: VecDeque::new(),
             think_us: (1_000 * hurry, 12_000 * hurry),
             lies: random.within(2, 14),
-            deaths: random.within(0, 4),
+            deaths: random.within(0, 6),
             asks: random.within(4, 24),
             bodies: 0,
             winding_down: false,
@@ -180,7 +180,7 @@ impl Exchange {
         let node = caller.node(now);
         match *stream {
             Some((_, next)) if now < next => return,
-            Some((own, _)) if own != node || caller.random.percent(3) => {
+            Some((own, _)) if own != node || caller.random.percent(8) => {
                 self.say(at, own, Up::End { goodbye: false }, out);
             }
             _ => {}
@@ -275,7 +275,7 @@ impl Exchange {
             arrived.push(Delivered { id: message.id.clone(), token });
         }
         // Now and then what arrived is never acknowledged, as if it had not.
-        if !arrived.is_empty() && !caller.random.percent(10) {
+        if !arrived.is_empty() && !caller.random.percent(20) {
             let node = stream.map_or_else(|| caller.node(now), |(node, _)| node);
             self.say(at, node, Up::Acknowledgement(arrived), out);
         }
@@ -439,8 +439,7 @@ impl Exchange {
         // What lies deep goes deeper, so that runs see the bound; what comes back is asked about again now and then.
         let chance = match (delivery.asked, delivery.depth) {
             (true, _) => self.asks / 4,
-            (false, 0) => self.asks,
-            (false, _) => 2 * self.asks,
+            (false, depth) => self.asks << depth,
         };
         if !random.percent(chance) {
             return None;
