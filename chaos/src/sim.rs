@@ -30,6 +30,8 @@ struct Summary {
     operations: u64,
     outcomes: BTreeMap<String, u64>,
     injected: BTreeMap<&'static str, u64>,
+    /// What happened in halls and channels.
+    judged: BTreeMap<&'static str, u64>,
     /// Runs in which each invariant was judged to hold.
     held: BTreeMap<&'static str, u64>,
     peaks: BTreeMap<&'static str, Peak>,
@@ -215,6 +217,7 @@ fn summary(total: &BatchReport, first_seed: u64, took: Duration) -> Summary {
         operations: total.operations,
         outcomes: total.outcomes.clone(),
         injected: named(&total.injected),
+        judged: total.facts.named().collect(),
         held: total.held.iter().map(|(invariant, runs)| (invariant.id(), *runs)).collect(),
         peaks: total
             .peaks
@@ -257,6 +260,7 @@ fn text(summary: &Summary) -> String {
     );
     out.push_str(&format!("operations  {} ({})\n", summary.operations, counts(summary.outcomes.iter())));
     out.push_str(&format!("injected    {}\n", counts(summary.injected.iter())));
+    out.push_str(&format!("judged      {}\n", counts(summary.judged.iter())));
     for (id, runs) in &summary.held {
         out.push_str(&format!("held in {runs:>8} runs  {id}\n"));
     }

@@ -402,9 +402,6 @@ impl Exchange {
             self.handed.insert((id.clone(), *token));
             self.clocks.handed(&id, *token);
         }
-        if let (Move::Progressed, Stand::Out { token, .. }) = (what, &message.stand) {
-            self.clocks.progressed(&id, *token);
-        }
         match what {
             Move::Unheard => self.facts.lapsed += 1,
             Move::Buried => self.facts.buried += 1,

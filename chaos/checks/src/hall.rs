@@ -431,6 +431,11 @@ impl Hall {
         }
     }
 
+    /// No grace time of a window runs any more.
+    pub fn graces_over(&self) -> bool {
+        self.windows.values().all(|window| window.unattended.is_none_or(|left| left.over))
+    }
+
     /// A window as it was last heard of.
     pub fn window_now(&self, number: &str) -> Option<&Window> {
         self.windows.get(number)

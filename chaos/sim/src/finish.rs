@@ -5,7 +5,7 @@ use crate::{
     core::Core,
     node::Live,
     port::Clients,
-    services::channels_rest,
+    services::{Services, channels_rest},
     world::World,
 };
 use okno_checks::{history::Final, invariants::Invariant};
@@ -19,6 +19,8 @@ pub const SETTLE_US: u64 = 120_000_000;
 const ATTENDED_US: u64 = 30_000_000;
 /// In the end so much time goes by that whoever was put off is due, and every grace time over.
 const LATER_MS: i64 = (places::PUT_OFF_MINUTES_MAX as i64 + 3) * 60_000;
+/// Beyond the time that was stamped: longer than a channel paces, tries again, or keeps its breaker open.
+const PAUSES_MS: i64 = 5_000;
 /// Replicated time may lag behind the clocks by a minute while nothing happens.
 const LAG_MS: i64 = 62_000;
 /// How often the end is looked for.
@@ -32,8 +34,13 @@ impl World {
     pub fn settle(&mut self) -> bool {
         self.clients.wind_down();
         let (until, attended) = (self.w.now + SETTLE_US, self.w.now + ATTENDED_US);
+        // A leader that heard fewer than three clocks may have stamped far ahead of the others (rule 7): what a channel paces or
+        // tries again waits until they get there.
+        let behind_ms = (self.stamped_ms() - self.w.true_ms()).max(0);
         if self.clients.hall.is_some() {
-            self.pass(LATER_MS);
+            self.pass(LATER_MS.max(behind_ms + PAUSES_MS));
+        } else if self.clients.exchange.is_some() && behind_ms > 0 {
+            self.pass(behind_ms + PAUSES_MS);
         }
         let mut look = self.w.now;
         while self.w.now < until {
@@ -53,6 +60,12 @@ impl World {
             format!("not at rest {} s after the faults ended: {why}", SETTLE_US / 1_000_000),
         );
         false
+    }
+
+    /// The latest time that any node has applied.
+    fn stamped_ms(&self) -> i64 {
+        let lives = self.machines.iter().filter_map(|machine| machine.live.as_ref());
+        lives.map(|live| live.reader.applied().1).max().unwrap_or_default()
     }
 
     fn at_rest(&self) -> bool {
@@ -96,7 +109,8 @@ impl World {
             .exchange
             .as_ref()
             .is_none_or(|exchange| channels_rest(&live.reader.view(), exchange.cases()).unwrap_or(false));
-        later && channels && self.unheard_of().is_empty()
+        let graces = self.w.watch.services.as_ref().is_none_or(Services::graces_over);
+        later && channels && graces && self.unheard_of().is_empty()
     }
 
     /// No message waits and no timer is due.

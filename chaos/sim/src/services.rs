@@ -57,6 +57,41 @@ pub struct Facts {
     pub exchange: exchange::Facts,
 }
 
+impl Facts {
+    /// What is worth to be told of many runs: whether they reach what they are there for.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let (hall, exchange) = (&self.hall, &self.exchange);
+        [
+            ("tickets", hall.taken),
+            ("visits", hall.served),
+            ("came-back", hall.came_back),
+            ("windows-left", hall.unattended),
+            ("to-head", hall.to_head),
+            ("slots", hall.slots),
+            ("outside-taken", hall.outside),
+            ("outside-told", hall.told_outside),
+            ("outside-foreign", hall.foreign),
+            ("requests", exchange.asked),
+            ("answers", exchange.answered),
+            ("deliveries", exchange.handed),
+            ("acknowledged", exchange.acknowledged),
+            ("given-back", exchange.given_back),
+            ("unheard", exchange.unheard),
+            ("overdue", exchange.overdue),
+            ("overdue-anew", exchange.overdue_anew),
+            ("gone", exchange.gone),
+            ("buried", exchange.buried),
+            ("old-tokens", exchange.old_tokens),
+            ("within", exchange.within),
+            ("within-expired", exchange.within_expired),
+            ("deepest", exchange.deepest),
+            ("impossible", exchange.impossible),
+            ("letters", exchange.letters),
+        ]
+        .into_iter()
+    }
+}
+
 /// The judges of a run's hall and channels.
 #[derive(Debug, Default)]
 pub struct Services {
@@ -103,6 +138,13 @@ impl Services {
     pub fn acknowledged(&mut self, term: u64, id: &str, of: channel::Token) {
         if let Some(judge) = &mut self.exchange {
             judge.acknowledged(term, id, token(of));
+        }
+    }
+
+    /// The leader's keeper has heard of a report on a delivery.
+    pub fn reported(&mut self, id: &str, of: channel::Token) {
+        if let Some(judge) = &mut self.exchange {
+            judge.reported(id, token(of));
         }
     }
 
@@ -372,6 +414,11 @@ impl Services {
             judge.held(&held_channels(node, view, cases)?);
         }
         Ok(())
+    }
+
+    /// No grace time of a window runs any more.
+    pub fn graces_over(&self) -> bool {
+        self.hall.as_ref().is_none_or(|(_, judge)| judge.graces_over())
     }
 
     /// Do the windows know which workstations live? Those they should and do not are named.

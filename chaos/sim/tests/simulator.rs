@@ -69,6 +69,8 @@ fn every_invariant_holds_in_a_quick_batch() {
     assert!(reached.iter().all(|n| *n > 20), "{:?}", report.facts);
     let lapsed = exchange.unheard + exchange.overdue + exchange.gone;
     let fewer = [hall.served, hall.came_back, hall.unattended, lapsed, exchange.old_tokens];
+    let new = [hall.outside, exchange.within_answered, exchange.within_expired, exchange.acknowledged];
+    assert!(new.iter().all(|n| *n > 0), "{:?}", report.facts);
     assert!(fewer.iter().all(|n| *n > 0), "{:?}", report.facts);
     assert!(report.outcomes.get("unknown").is_some_and(|n| *n > 20), "{:?}", report.outcomes);
 }

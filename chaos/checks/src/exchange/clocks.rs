@@ -49,13 +49,6 @@ impl Clocks {
         self.out.insert((id.to_owned(), token), delivery);
     }
 
-    pub fn progressed(&mut self, id: &str, token: Token) {
-        let now_us = self.now_us;
-        if let Some(delivery) = self.out.get_mut(&(id.to_owned(), token)) {
-            delivery.progressed_us = now_us;
-        }
-    }
-
     /// May this clock have run out now, on the leader of this term?
     fn may_lapse(&self, term: u64, id: &str, token: Token, why: Why) -> bool {
         let Some(delivery) = self.out.get(&(id.to_owned(), token)) else { return false };
@@ -107,6 +100,14 @@ impl Exchange {
         {
             self.facts.acknowledged += 1;
             delivery.working = Some((now_us, term));
+        }
+    }
+
+    /// A leader has heard of a report on a delivery, which may have applied elsewhere before.
+    pub fn reported(&mut self, id: &str, token: Token) {
+        let now_us = self.clocks.now_us;
+        if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token)) {
+            delivery.progressed_us = now_us;
         }
     }
 

@@ -406,6 +406,7 @@ fn a_delivery_has_its_whole_time() {
     let mut reported = acknowledged();
     reported.now(3_000_000);
     reported.committed(NOW, &says(1, Said::Progress), vec![moved("c.1", Move::Progressed, out(1))]);
+    reported.reported("c.1", TOKEN);
     assert!(!lapses(&mut reported, 3_200_000, 1, Why::Overdue));
     assert!(lapses(&mut reported, 4_700_000, 1, Why::Overdue));
     // The way is lost: what was not acknowledged goes back at once, what was stays until a goodbye.

@@ -47,6 +47,8 @@ const TAKE_MAX: u64 = 4;
 const WITHIN_MS: (u64, u64) = (200, 3_000);
 /// One more than may be asked for on account of one request.
 const TOO_MANY: u64 = 9;
+/// Of a hundred verdicts, one that fails.
+const FAILS: u64 = 70;
 /// Nobody knows this channel.
 const NO_CHANNEL: &str = "nowhere";
 
@@ -99,6 +101,8 @@ pub struct Exchange {
     deaths: u64,
     /// Chance in percent that other channels are asked first.
     asks: u64,
+    /// Chance in percent that the other side is not there at all.
+    down: u64,
     bodies: u64,
     winding_down: bool,
 }
@@ -128,8 +132,9 @@ impl Exchange {
             old: VecDeque::new(),
             think_us: (1_000 * hurry, 12_000 * hurry),
             lies: random.within(2, 14),
-            deaths: random.within(0, 4),
+            deaths: random.within(0, 6),
             asks: random.within(4, 24),
+            down: if random.percent(30) { random.within(30, 70) } else { 0 },
             bodies: 0,
             winding_down: false,
         }
@@ -180,7 +185,7 @@ impl Exchange {
         let node = caller.node(now);
         match *stream {
             Some((_, next)) if now < next => return,
-            Some((own, _)) if own != node || caller.random.percent(3) => {
+            Some((own, _)) if own != node || caller.random.percent(8) => {
                 self.say(at, own, Up::End { goodbye: false }, out);
             }
             _ => {}
@@ -275,7 +280,7 @@ impl Exchange {
             arrived.push(Delivered { id: message.id.clone(), token });
         }
         // Now and then what arrived is never acknowledged, as if it had not.
-        if !arrived.is_empty() && !caller.random.percent(10) {
+        if !arrived.is_empty() && !caller.random.percent(20) {
             let node = stream.map_or_else(|| caller.node(now), |(node, _)| node);
             self.say(at, node, Up::Acknowledgement(arrived), out);
         }
@@ -415,7 +420,12 @@ impl Exchange {
                     return Verdict { id: delivery.id, token: delivery.token, said };
                 }
                 let Delivery { id, token, .. } = delivery;
-                let draw = if honest { 0 } else { self.actors[at].caller.random.below(100) };
+                let random = &mut self.actors[at].caller.random;
+                let draw = match random.below(100) {
+                    _ if honest => 0,
+                    _ if random.percent(self.down) => FAILS,
+                    draw => draw,
+                };
                 let said = match draw {
                     0..=59 => Said::Complete { summary: "да".into(), body: Some(self.content("answer")) },
                     60..=64 => Said::Complete { summary: String::new(), body: None },
@@ -440,8 +450,7 @@ impl Exchange {
         // What lies deep goes deeper, so that runs see the bound; what comes back is asked about again now and then.
         let chance = match (delivery.asked, delivery.depth) {
             (true, _) => self.asks / 4,
-            (false, 0) => self.asks,
-            (false, _) => 2 * self.asks,
+            (false, depth) => self.asks << depth,
         };
         if !random.percent(chance) {
             return None;

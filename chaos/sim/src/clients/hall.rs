@@ -260,8 +260,13 @@ impl Hall {
             }
             return;
         }
-        if matches!(role, Role::Window(_)) && self.actors[at].caller.random.percent(2) {
-            return self.die(at, now, out);
+        if let Role::Window(window) = role {
+            // Oftener with a visitor who is called: they are to go back to the queue.
+            let called = |known: &&Known| matches!(&known.state, TicketState::Called { window: at, .. } if at == places::WINDOWS[window]);
+            let chance = if self.tickets.iter().any(|known| called(&known)) { 8 } else { 2 };
+            if self.actors[at].caller.random.percent(chance) {
+                return self.die(at, now, out);
+            }
         }
         if self.actors[at].caller.random.percent(6)
             && let Some(asked) = self.actors[at].repeats.pop_front()

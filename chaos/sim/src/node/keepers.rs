@@ -9,7 +9,7 @@ use super::{Live, Map, Phase, gateway::From};
 use crate::{clients::places, core::Core, net::Packet, port::Word};
 use okno_cluster::api::Role;
 use okno_domain::{
-    channel::{Channel, Command as ChannelCommand, Event},
+    channel::{Channel, Command as ChannelCommand, Event, MessageState, Move},
     entity::{EntityRef, Kind, Origin},
     queue::{Command as QueueCommand, Queue},
     registry::AnyCommand,
@@ -121,7 +121,7 @@ impl Live {
     }
 
     /// Takes in the channels that moved in a slice.
-    pub(super) fn keepers_applied(&mut self, w: &Core, slice: &AppliedSlice) -> Result<(), StorageError> {
+    pub(super) fn keepers_applied(&mut self, w: &mut Core, slice: &AppliedSlice) -> Result<(), StorageError> {
         if self.keepers.term.is_none() {
             return Ok(());
         }
@@ -137,15 +137,15 @@ impl Live {
     }
 
     /// Takes in what applied of one channel.
-    fn catch_up(&mut self, w: &Core, code: &str) -> Result<(), StorageError> {
-        let now = self.now_ms(w);
+    fn catch_up(&mut self, w: &mut Core, code: &str) -> Result<(), StorageError> {
         let mut leases = std::mem::take(&mut self.keepers.leases);
-        let taken = self.catch_up_in(&mut leases, code, now);
+        let taken = self.catch_up_in(w, &mut leases, code);
         self.keepers.leases = leases;
         taken
     }
 
-    fn catch_up_in(&self, leases: &mut Leases, code: &str, now: u64) -> Result<(), StorageError> {
+    fn catch_up_in(&self, w: &mut Core, leases: &mut Leases, code: &str) -> Result<(), StorageError> {
+        let now = self.now_ms(w);
         let Some(mut after) = leases.through(code) else {
             return self.take_up(leases, code, Clock::Delivered, now);
         };
@@ -161,6 +161,14 @@ impl Live {
                     .collect();
                 let events = events.map_err(|error| unreadable(&key, &error))?;
                 leases.moved(code, row.index, &events, now);
+                for event in &events {
+                    if let (Event::Moved { message, why: Move::Progressed }, Some(services)) =
+                        (event, &mut w.watch.services)
+                        && let MessageState::Out { token, .. } = message.state
+                    {
+                        services.reported(&message.id, token);
+                    }
+                }
                 after = row.index;
             }
             if rows.len() < HISTORY_PAGE {
