@@ -453,7 +453,7 @@ pub enum Link {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueSeen {
-    /// The day of the latest ticket.
+    /// The day of the latest ticket; 0 before the first.
     pub day: Day,
     /// The tickets of that day by number.
     pub tickets: Vec<TicketSeen>,

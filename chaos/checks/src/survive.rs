@@ -107,8 +107,18 @@ impl<'r, 'a> Told<'r, 'a> {
                 }
             }
             Entity::Queue(office) => {
-                let Some(queue) = node.queues.get(office) else { return Some("no such queue".into()) };
-                let (Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket)) = reply else { return None };
+                let queue = node.queues.get(office);
+                let ticket = match reply {
+                    Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => ticket,
+                    // A queue nobody took a ticket of is not shown where windows are not.
+                    Reply::Window(window) => {
+                        let windows = queue?.windows.as_ref()?;
+                        let there = windows.iter().any(|own| own.number == window.number);
+                        return (!there).then(|| format!("window {} never stood anywhere", window.number));
+                    }
+                    _ => return None,
+                };
+                let Some(queue) = queue else { return Some("no such queue".into()) };
                 if ticket.name.day < queue.day {
                     // A past day's: swept, or about to be.
                     return None;

@@ -611,7 +611,7 @@ fn day_of(outcome: &Outcome) -> Option<Day> {
     let Outcome::Done { reply, .. } = outcome else { return None };
     match reply {
         Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => Some(ticket.name.day),
-        Reply::Read(Seen::Queue(queue)) => Some(queue.day),
+        Reply::Read(Seen::Queue(queue)) => (queue.day != 0).then_some(queue.day),
         _ => None,
     }
 }

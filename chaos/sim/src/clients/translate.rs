@@ -263,10 +263,15 @@ pub fn case_seen(case: &Case, index: u64) -> Option<CaseSeen> {
 }
 
 pub fn queue_seen(queue: &Queue, index: u64) -> Option<QueueSeen> {
+    let windows: Vec<_> = queue.desks().map(window_seen).collect();
+    // Windows open before anybody takes a ticket.
+    if queue.day().is_none() && windows.is_empty() {
+        return None;
+    }
     Some(QueueSeen {
-        day: day(queue.day()?),
+        day: queue.day().map_or(0, day),
         tickets: queue.tickets().map(ticket_seen).collect(),
-        windows: Some(queue.desks().map(window_seen).collect()),
+        windows: Some(windows),
         index,
     })
 }
