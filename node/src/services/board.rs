@@ -43,11 +43,17 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Frames on their way to one board: the next waits at its own sequence, not in memory.
 const QUEUE_MAX: usize = 2;
-/// What changes within it comes in one frame: for people it is at once, and a thousand boards take five thousand
-/// frames a second at most, whatever the office does.
+/// What changes within it comes in one frame: for people it is at once.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
+/// Frames of all boards of a node in a second: what boards cost does not grow with their number, they are told more at a
+/// time. A frame costs a node and a board some hundred microseconds together.
+const FRAMES_A_SECOND: u32 = 1_000;
+/// Moments stand on a grid of it, so that one turn of the node's threads, and of a machine with many boards, serves several.
+const GRID: Duration = Duration::from_millis(20);
+/// A frame waits no longer for its moment, however many boards there are. Far below [`PROGRESS_EVERY`].
+const SLOTS_EVERY_MAX: Duration = Duration::from_secs(5);
 /// Gathers what applies meanwhile into one look at the journal.
-const GATHER: Duration = Duration::from_millis(25);
+const GATHER: Duration = Duration::from_millis(50);
 /// A frame comes at least so often, so that a board knows its node is alive.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Commits of a queue looked at in one turn.
@@ -167,9 +173,38 @@ pub struct Boards {
     told: Told,
 }
 
+/// When a board may be told: each has moments of its own, at even distances, so that a change of a hall that a thousand
+/// boards watch is not a burst of a thousand frames that commits wait for.
+#[derive(Debug)]
+struct Slots {
+    first: Instant,
+    every: Duration,
+}
+
+impl Slots {
+    /// Of board `number`, one of `streams`.
+    fn of(number: u64, streams: u64, since: Instant) -> Self {
+        let every = (Duration::from_secs(streams) / FRAMES_A_SECOND).min(SLOTS_EVERY_MAX);
+        let steps = every.as_millis().div_ceil(GRID.as_millis()).max(1);
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        // Multiples of the golden section, modulo one, are spread evenly however many there are (Knuth, TAOCP 3, 6.4).
+        let place = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(steps) >> 64;
+        Self { first: since + GRID * u32::try_from(place).unwrap_or(0), every: GRID * steps }
+    }
+
+    /// The first moment from `at` on.
+    fn next(&self, at: Instant) -> Instant {
+        let passed = at.saturating_duration_since(self.first).as_nanos().div_ceil(self.every.as_nanos());
+        self.first + self.every * u32::try_from(passed).unwrap_or(u32::MAX)
+    }
+}
+
 /// What all boards of this node were told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Told {
+    since: Instant,
+    /// Boards that ever came.
+    numbered: AtomicU64,
     streams: AtomicU64,
     frames: AtomicU64,
     entries: AtomicU64,
@@ -178,7 +213,26 @@ struct Told {
     cut: AtomicU64,
 }
 
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            numbered: AtomicU64::default(),
+            streams: AtomicU64::default(),
+            frames: AtomicU64::default(),
+            entries: AtomicU64::default(),
+            coalesced: AtomicU64::default(),
+            cut: AtomicU64::default(),
+        }
+    }
+}
+
 impl Told {
+    /// When board `number` may be told, by the boards there are now.
+    fn slots(&self, number: u64) -> Slots {
+        Slots::of(number, self.streams.load(Ordering::Relaxed), self.since)
+    }
+
     /// Counts a frame to a board that stood at `after`.
     fn frame(&self, after: Option<u64>, frame: &Frame) {
         let entries = frame.entries.len() as u64;
@@ -298,6 +352,7 @@ pub fn start(
     let marks = hall.marks.clone();
     let board = Board {
         desk: desk.clone(),
+        number: desk.boards.told.numbered.fetch_add(1, Ordering::Relaxed),
         hall,
         marks,
         after: message.after,
@@ -323,6 +378,8 @@ pub fn start(
 /// One watching board.
 struct Board {
     desk: Arc<Desk>,
+    /// Of all boards that came to this node.
+    number: u64,
     hall: Arc<Hall>,
     marks: watch::Receiver<(u64, u64)>,
     /// The last sequence it was told; `None`: nothing yet.
@@ -365,8 +422,9 @@ impl Board {
                 () = self.frames.closed() => return None,
                 () = self.desk.stop.cancelled() => return Some(stopping()),
             }
-            // The first change after a quiet while is shown at once; those that follow come together.
-            tokio::time::sleep_until(sent_at + FRAME_EVERY).await;
+            // What follows meanwhile comes in the same frame.
+            let earliest = Instant::now().max(sent_at + FRAME_EVERY);
+            tokio::time::sleep_until(self.desk.boards.told.slots(self.number).next(earliest)).await;
         }
     }
 
@@ -492,6 +550,34 @@ mod tests {
             let family = format!("okno_board_{name}");
             assert!(crate::observability::described::find(&family).is_some(), "{family}");
         }
+    }
+
+    #[test]
+    fn frames_of_many_boards_are_spread_over_time() {
+        let since = Instant::now();
+        for streams in [1, 200, 1_000, 2_000, 100_000] {
+            let mut by_tenth = [0_u64; 10];
+            for number in 0..streams {
+                let Slots { first, every } = Slots::of(number, streams, since);
+                let slots = Slots { first, every };
+                // Whenever something changes, a moment is at most one distance ahead.
+                for at in [0, 1, 777, 123_456].map(|ms| since + Duration::from_millis(ms)) {
+                    let next = slots.next(at);
+                    assert!(at <= next && next < at + every, "{number} of {streams}");
+                    assert_eq!(slots.next(next), next);
+                    assert_eq!(slots.next(next + Duration::from_nanos(1)), next + every);
+                }
+                let tenth = (first - since).as_nanos() * 10 / every.as_nanos();
+                by_tenth[tenth as usize] += 1;
+            }
+            // Of one step all are at once.
+            if streams > 100 {
+                assert!(by_tenth.iter().all(|count| *count <= streams / 10 + 8), "{streams}: {by_tenth:?}");
+            }
+        }
+        let every = |streams| Slots::of(3, streams, since).every;
+        assert_eq!([every(0), every(20), every(21)], [GRID, GRID, GRID * 2]);
+        assert_eq!([every(1_000), every(100_000)], [Duration::from_secs(1), SLOTS_EVERY_MAX]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! What the boards of an office cost it: 500 commits a second in one office without boards, with many that watch it on
-//! one node, and without them once more.
+//! What the boards of an office cost it: 500 commits a second in one office without boards, and with many that watch it on
+//! one node, in turns.
 //!
 //! - The commits are visits: ticket, call, call again, begin, finish; four of the five change the board.
 //! - Writers and boards are at the leader: the node that decides, replicates and applies also serves every board.
-//! - Every board is a client of its own with a connection of its own, as in a hall. They share a thread of this process, so
-//!   that what they take of the machine counts against them, while the writers' clock stays on another.
+//! - Every board is a client of its own with a connection of its own, as in a hall. They share a thread of this process that
+//!   yields to everything else: boards are machines of their own, and what they cost the node is asked for. That they keep up all
+//!   the same is checked.
 //! - At the end every board must show what the queue shows, having been told of every change or of a later one of the ticket.
 
 use crate::figures::{Page, Worker, millis, paced, percentile, ratio, resident_mib, summary};
@@ -33,7 +34,9 @@ use tokio::sync::watch;
 
 /// What an office may come to, with every window at work.
 const RATE: u32 = 500;
-const SECONDS: u32 = 30;
+const SECONDS: u32 = 20;
+/// Phases with boards; one more is without, for they take turns: a disk that is slow for a while is slow for both.
+const ROUNDS: usize = 3;
 /// Counted by nobody: connections, caches and windows are opened in it.
 const WARM_UP_SECONDS: u32 = 5;
 /// Each has one visitor at a time: more than ever have a call under way.
@@ -80,25 +83,29 @@ pub async fn boards(watchers: usize) -> Value {
         .collect();
     paced(&mut visits, RATE, WARM_UP_SECONDS).await;
 
-    let before = phase(&cluster, leader, &mut visits).await;
-    let watching = Watching::start(&cluster, leader, watchers).await;
-    let with = phase(&cluster, leader, &mut visits).await;
-    let seen = watching.end(&cluster, leader).await;
-    let after = phase(&cluster, leader, &mut visits).await;
+    let (mut without, mut with) = (vec![phase(&cluster, leader, &mut visits).await], Vec::new());
+    let mut seen = Vec::new();
+    for _ in 0..ROUNDS {
+        let watching = Watching::start(&cluster, leader, watchers).await;
+        with.push(phase(&cluster, leader, &mut visits).await);
+        seen.push(watching.end(&cluster, leader).await);
+        without.push(phase(&cluster, leader, &mut visits).await);
+    }
     assert_eq!(cluster.leader().await, leader, "leadership moved: measure again");
 
-    let without = [&before, &after].into_iter().filter_map(|one| percentile(&one.times, 99)).max();
+    let p99 = |phases: &[Phase]| percentile(&Phase::all(phases), 99);
     json!({
         "measurement": "boards",
         "commits_a_second_wanted": RATE,
         "watchers": watchers,
         "watched_node": leader,
-        "without": before.told(),
-        "with": with.told(),
-        "without_again": after.told(),
-        // Against the slower of the two phases without: what the machine does by itself is no fault of the boards.
-        "p99_ratio": ratio(percentile(&with.times, 99), without),
-        "p99_ratio_to_first": ratio(percentile(&with.times, 99), percentile(&before.times, 99)),
+        "without": summary(&Phase::all(&without)),
+        "with": summary(&Phase::all(&with)),
+        "p99_ratio": ratio(p99(&with), p99(&without)),
+        "p99_ratio_of_median_phases": ratio(Phase::median_p99(&with), Phase::median_p99(&without)),
+        // What the machine does by itself shows in how far phases of one kind differ.
+        "phases_without": without.iter().map(Phase::told).collect::<Vec<_>>(),
+        "phases_with": with.iter().map(Phase::told).collect::<Vec<_>>(),
         "boards": seen,
     })
 }
@@ -112,6 +119,17 @@ struct Phase {
 }
 
 impl Phase {
+    /// Every commit of these phases.
+    fn all(phases: &[Self]) -> Vec<Duration> {
+        phases.iter().flat_map(|phase| &phase.times).copied().collect()
+    }
+
+    /// Of the phase in the middle: one in which the disk stood still does not decide.
+    fn median_p99(phases: &[Self]) -> Option<Duration> {
+        let each: Vec<_> = phases.iter().filter_map(|phase| percentile(&phase.times, 99)).collect();
+        percentile(&each, 50)
+    }
+
     fn told(&self) -> Value {
         json!({
             "commits_a_second": (self.times.len() as f64 / self.seconds).round(),
@@ -220,7 +238,7 @@ struct Seen {
     /// Sequence of the first picture and of the last frame.
     first: u64,
     last: u64,
-    /// Frames with entries, frames that are a sign of life, pictures after the first.
+    /// Frames with news, frames that are a sign of life; pictures among them.
     frames: u64,
     idle: u64,
     anew: u64,
@@ -254,6 +272,7 @@ impl Watching {
         let pair = cluster.identity("board", "board-tikhaya").clone();
         let shared = Arc::clone(&progress);
         let thread = std::thread::spawn(move || {
+            yield_to_others();
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(watch_all(&file, &entry, &pair, &shared, &stopped))
@@ -305,6 +324,14 @@ impl Watching {
     }
 }
 
+/// Gives this thread the lowest priority.
+fn yield_to_others() {
+    let this = std::fs::read_link("/proc/thread-self").expect("a thread knows itself");
+    let thread = this.file_name().expect("its last part is the thread's number");
+    let done = std::process::Command::new("renice").args(["-n", "19", "-p"]).arg(thread).output();
+    assert!(done.expect("renice is installed").status.success(), "a thread may yield");
+}
+
 fn request() -> proto::WatchBoardRequest {
     proto::WatchBoardRequest { office: OFFICE.into(), ..proto::WatchBoardRequest::default() }
 }
@@ -353,15 +380,16 @@ async fn watch_one(
 
 impl Seen {
     fn take(&mut self, frame: &proto::WatchBoardResponse) {
-        match (frame.entries.last(), frame.anew) {
-            (_, true) => self.anew += 1,
-            (None, false) => self.idle += 1,
-            (Some(newest), false) => {
-                self.frames += 1;
-                self.entries += frame.entries.len() as u64;
-                let at = newest.at.and_then(|at| SystemTime::try_from(at).ok());
-                self.ages.extend(at.and_then(|at| at.elapsed().ok()));
-            }
+        self.anew += u64::from(frame.anew);
+        if frame.sequence == self.last {
+            self.idle += 1;
+        } else {
+            self.frames += 1;
+            self.entries += frame.entries.len() as u64;
+            // Behind the newest of a picture there may have come one that is gone again.
+            let newest = frame.entries.last().filter(|newest| newest.sequence == frame.sequence);
+            let at = newest.and_then(|newest| SystemTime::try_from(newest.at?).ok());
+            self.ages.extend(at.and_then(|at| at.elapsed().ok()));
         }
         self.last = frame.sequence;
         self.board.take(frame);
