@@ -188,7 +188,7 @@ impl Slots {
         let steps = every.as_millis().div_ceil(GRID.as_millis()).max(1);
         let steps = u32::try_from(steps).unwrap_or(u32::MAX);
         // Multiples of the golden section, modulo one, are spread evenly however many there are (Knuth, TAOCP 3, 6.4).
-        let place = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(steps) >> 64;
+        let place = (u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(steps)) >> 64;
         Self { first: since + GRID * u32::try_from(place).unwrap_or(0), every: GRID * steps }
     }
 
@@ -558,8 +558,8 @@ mod tests {
         for streams in [1, 200, 1_000, 2_000, 100_000] {
             let mut by_tenth = [0_u64; 10];
             for number in 0..streams {
-                let Slots { first, every } = Slots::of(number, streams, since);
-                let slots = Slots { first, every };
+                let slots = Slots::of(number, streams, since);
+                let Slots { first, every } = slots;
                 // Whenever something changes, a moment is at most one distance ahead.
                 for at in [0, 1, 777, 123_456].map(|ms| since + Duration::from_millis(ms)) {
                     let next = slots.next(at);
