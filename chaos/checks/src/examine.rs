@@ -1,12 +1,13 @@
 //! All checks on one history, and what they come to.
 
 use crate::{
+    breaches::Breach,
     history::{Entity, History, Outcome, Reply, Seen},
     invariants::{Invariant, Verdict as Held},
     linear::{self, Model, Timed, Verdict},
     models::{Op, case::CaseModel, queue::QueueModel},
     requests::{self, Effect, Requests},
-    survive::{self, Breach},
+    survive,
 };
 use std::collections::BTreeMap;
 

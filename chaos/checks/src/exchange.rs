@@ -10,11 +10,11 @@ mod within;
 
 pub use clocks::Why;
 
-use crate::{invariants::Invariant, survive::Breach};
+use crate::{
+    breaches::{Breach, Breaches},
+    invariants::Invariant,
+};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Breaches kept: the first ones tell.
-const BREACHES_MAX: usize = 32;
 
 /// Generation, term, sequence: the greater is the newer.
 pub type Token = (u64, u64, u64);
@@ -278,7 +278,7 @@ pub struct Exchange {
     handed: BTreeSet<(String, Token)>,
     clocks: clocks::Clocks,
     facts: Facts,
-    breaches: Vec<Breach>,
+    breaches: Breaches,
 }
 
 impl Exchange {
@@ -288,13 +288,7 @@ impl Exchange {
 
     /// What broke since the last time it was asked.
     pub fn take_breaches(&mut self) -> Vec<Breach> {
-        std::mem::take(&mut self.breaches)
-    }
-
-    fn breach(&mut self, id: Invariant, text: String) {
-        if self.breaches.len() < BREACHES_MAX {
-            self.breaches.push((id, text));
-        }
+        self.breaches.take()
     }
 
     /// One commit, decided at this time.
@@ -320,7 +314,7 @@ impl Exchange {
                     let known = self.channels.get(&channel).and_then(|own| own.bodies.get(&number)).copied();
                     if known != Some(body) || !self.case_letters.insert((channel.clone(), number)) {
                         let text = format!("case {case} takes letter {number} of {channel} again or another");
-                        self.breach(Invariant::LetterOnce, text);
+                        self.breaches.add(Invariant::LetterOnce, text);
                     }
                 }
             }
@@ -359,14 +353,14 @@ impl Exchange {
         let (gone, newest) = (own.ended.contains_key(&id), own.newest);
         if what == Move::Accepted {
             if before.is_some() || gone {
-                self.breach(Invariant::AnsweredOnce, format!("{channel} takes {id} again"));
+                self.breaches.add(Invariant::AnsweredOnce, format!("{channel} takes {id} again"));
             }
             self.taken_within(channel, &message);
         } else {
             match &before {
                 None => {
                     let text = format!("{what:?} happened to {id}, which {channel} does not have");
-                    self.breach(Invariant::AnsweredOnce, text);
+                    self.breaches.add(Invariant::AnsweredOnce, text);
                 }
                 Some(before) => {
                     let same = before.sequence == message.sequence
@@ -374,7 +368,7 @@ impl Exchange {
                         && (before.depth, before.expires_ms) == (message.depth, message.expires_ms);
                     if !same || !follows(&before.stand, what, &message.stand) {
                         let text = format!("{what:?} took {before:?} to {message:?}");
-                        self.breach(Invariant::AnsweredOnce, text);
+                        self.breaches.add(Invariant::AnsweredOnce, text);
                     }
                 }
             }
@@ -383,7 +377,7 @@ impl Exchange {
             matches!(what, Move::Failed | Move::Unheard | Move::Buried | Move::Asked | Move::Progressed);
         let said = self.allowed(before.as_ref().map(|m| &m.stand), &id, cause);
         if leaves && let Err(text) = &said {
-            self.breach(Invariant::TokenNewest, text.clone());
+            self.breaches.add(Invariant::TokenNewest, text.clone());
         }
         if let (Move::Failed | Move::Buried, Ok(said)) = (what, &said) {
             self.receives(&id, said);
@@ -397,7 +391,7 @@ impl Exchange {
             if *token <= newest || !by {
                 let text =
                     format!("{id} is handed out with {token:?} to {connector}; the newest is {newest:?}");
-                self.breach(Invariant::TokenNewest, text);
+                self.breaches.add(Invariant::TokenNewest, text);
             }
             self.handed.insert((id.clone(), *token));
             self.clocks.handed(&id, *token);
@@ -421,7 +415,7 @@ impl Exchange {
     fn settle(&mut self, before: Option<&Message>, id: &str) {
         let Some(Stand::Out { token, .. }) = before.map(|message| &message.stand) else { return };
         if !self.settled.insert((id.to_owned(), *token)) {
-            self.breach(Invariant::TokenNewest, format!("the delivery {token:?} of {id} ended twice"));
+            self.breaches.add(Invariant::TokenNewest, format!("the delivery {token:?} of {id} ended twice"));
         }
     }
 
@@ -438,7 +432,7 @@ impl Exchange {
         });
         if !fine {
             let text = format!("{id} is tried again as {message:?} and was {before:?}");
-            self.breach(Invariant::AnsweredOnce, text);
+            self.breaches.add(Invariant::AnsweredOnce, text);
         }
     }
 
@@ -469,11 +463,11 @@ impl Exchange {
         if before.is_none() || again.is_some() {
             let text =
                 format!("{channel} ends {id} as {outcome}; it was {before:?}, and ended {again:?} before");
-            self.breach(Invariant::AnsweredOnce, text);
+            self.breaches.add(Invariant::AnsweredOnce, text);
         }
         let said = match said {
             Ok(said) => said,
-            Err(text) => return self.breach(Invariant::TokenNewest, text),
+            Err(text) => return self.breaches.add(Invariant::TokenNewest, text),
         };
         // Only who holds it answers it, and with what was said.
         let answers = |one: &Said| match (outcome.as_str(), one) {
@@ -483,10 +477,11 @@ impl Exchange {
         let sent: Vec<_> = said.iter().filter_map(answers).collect();
         let as_said = !matches!(outcome.as_str(), "answered" | "rejected") || !sent.is_empty();
         if as_said && !sent.is_empty() && !sent.contains(&body) {
-            self.breach(Invariant::BodiesKept, format!("the answer to {id} is not kept as it came"));
+            self.breaches.add(Invariant::BodiesKept, format!("the answer to {id} is not kept as it came"));
         }
         if !as_said {
-            self.breach(Invariant::TokenNewest, format!("{id} is {outcome}, and was said to be {said:?}"));
+            self.breaches
+                .add(Invariant::TokenNewest, format!("{id} is {outcome}, and was said to be {said:?}"));
         }
         self.settle(before.as_ref(), &id);
     }
@@ -498,7 +493,7 @@ impl Exchange {
             Some((first, sum)) => {
                 if (first, sum) != (number, body) {
                     let text = format!("letter {outside_id} of {channel} is {first} and {number}");
-                    self.breach(Invariant::LetterOnce, text);
+                    self.breaches.add(Invariant::LetterOnce, text);
                 }
             }
             None => {
@@ -512,10 +507,11 @@ impl Exchange {
                 self.facts.letters += 1;
                 if !brought {
                     let text = format!("letter {outside_id} of {channel} is not as it was brought");
-                    self.breach(Invariant::BodiesKept, text);
+                    self.breaches.add(Invariant::BodiesKept, text);
                 }
                 if twice {
-                    self.breach(Invariant::LetterOnce, format!("{channel} gives the number {number} twice"));
+                    self.breaches
+                        .add(Invariant::LetterOnce, format!("{channel} gives the number {number} twice"));
                 }
             }
         }
@@ -533,7 +529,7 @@ impl Exchange {
         };
         if !fine {
             let text = format!("request {id} went from {before:?} to {state:?}");
-            self.breach(Invariant::AnsweredOnce, text);
+            self.breaches.add(Invariant::AnsweredOnce, text);
         }
         if before.is_none() {
             self.facts.asked += 1;
@@ -549,11 +545,11 @@ impl Exchange {
             let known = ended.is_none_or(|ended| ended.others == others && ended.body == answer);
             if !same {
                 let text = format!("case was told {outcome} of {id}, which ended as {ended:?}");
-                self.breach(Invariant::AnsweredOnce, text);
+                self.breaches.add(Invariant::AnsweredOnce, text);
             }
             if !known {
                 let text = format!("the case of {id} does not name the bodies that belong to it");
-                self.breach(Invariant::BodiesKept, text);
+                self.breaches.add(Invariant::BodiesKept, text);
             }
         }
         self.facts.bodies += u64::from(answer.is_some());
@@ -576,7 +572,7 @@ impl Exchange {
         };
         if !counted {
             let text = format!("{:?} of {id} with {token:?} was told to count", verdict.said);
-            self.breach(Invariant::TokenNewest, text);
+            self.breaches.add(Invariant::TokenNewest, text);
         }
     }
 
@@ -584,7 +580,7 @@ impl Exchange {
     pub fn told_handed(&mut self, id: &str, token: Token) {
         if !self.handed.contains(&(id.to_owned(), token)) {
             let text = format!("{id} was handed out with {token:?}, which no commit says");
-            self.breach(Invariant::TokenNewest, text);
+            self.breaches.add(Invariant::TokenNewest, text);
         }
     }
 
@@ -596,7 +592,7 @@ impl Exchange {
         let fine = own.is_some_and(|own| own.named.contains(&(outside_id.to_owned(), number)));
         if !fine {
             let text = format!("letter {outside_id} of {channel} was told to be {number}, and is not");
-            self.breach(Invariant::LetterOnce, text);
+            self.breaches.add(Invariant::LetterOnce, text);
         }
     }
 
@@ -640,7 +636,7 @@ impl Exchange {
         }
         self.facts.bodies += held.bodies.len() as u64;
         for (id, text) in broken {
-            self.breach(id, text);
+            self.breaches.add(id, text);
         }
     }
 }

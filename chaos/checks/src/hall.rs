@@ -9,14 +9,12 @@
 pub mod outside;
 
 use crate::{
+    breaches::{Breach, Breaches},
     history::{Day, TicketName},
     invariants::Invariant,
-    survive::Breach,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Breaches kept: the first ones tell.
-const BREACHES_MAX: usize = 32;
 /// A timer may be late by so much: between two pieces of work of one timer there is a second, and replicated time
 /// follows with the commits.
 const SLACK_MS: i64 = 5_000;
@@ -185,7 +183,7 @@ pub struct Hall {
     slots: BTreeMap<String, Slot>,
     outside: outside::Book,
     facts: Facts,
-    breaches: Vec<Breach>,
+    breaches: Breaches,
 }
 
 impl Hall {
@@ -199,13 +197,7 @@ impl Hall {
 
     /// What broke since the last time it was asked.
     pub fn take_breaches(&mut self) -> Vec<Breach> {
-        std::mem::take(&mut self.breaches)
-    }
-
-    fn breach(&mut self, id: Invariant, text: String) {
-        if self.breaches.len() < BREACHES_MAX {
-            self.breaches.push((id, text));
-        }
+        self.breaches.take()
     }
 
     /// Something was committed at this replicated time.
@@ -232,11 +224,13 @@ impl Hall {
             Some(ticket) => {
                 if ticket.stand != Stand::Ended {
                     let text = format!("{} left as {:?}, without a final state", show(name), ticket.stand);
-                    self.breach(Invariant::TicketKept, text);
+                    self.breaches.add(Invariant::TicketKept, text);
                 }
                 self.archived.insert(name.clone(), ticket.revision);
             }
-            None => self.breach(Invariant::TicketKept, format!("{} left and was not there", show(name))),
+            None => {
+                self.breaches.add(Invariant::TicketKept, format!("{} left and was not there", show(name)))
+            }
         }
     }
 
@@ -247,7 +241,7 @@ impl Hall {
         }
         let Some(before) = self.tickets.get(&name).cloned() else {
             let text = format!("{what:?} happened to {}, which is not there", show(&name));
-            return self.breach(Invariant::TicketKept, text);
+            return self.breaches.add(Invariant::TicketKept, text);
         };
         if ticket.revision != before.revision + 1 {
             let text = format!(
@@ -256,11 +250,11 @@ impl Hall {
                 ticket.revision,
                 before.revision
             );
-            self.breach(Invariant::TicketKept, text);
+            self.breaches.add(Invariant::TicketKept, text);
         }
         if !follows(&before.stand, what, &ticket.stand) {
             let text = format!("{what:?} took {} from {:?} to {:?}", show(&name), before.stand, ticket.stand);
-            self.breach(Invariant::TicketOnce, text);
+            self.breaches.add(Invariant::TicketOnce, text);
         }
         match (what, &before.stand) {
             (Move::Called, _) => self.called(&before, &ticket, by_number),
@@ -269,10 +263,8 @@ impl Hall {
                 self.facts.came_back += 1;
                 if time_ms < *until_ms {
                     let early = until_ms - time_ms;
-                    self.breach(
-                        Invariant::DeferredBack,
-                        format!("{} came back {early} ms early", show(&name)),
-                    );
+                    self.breaches
+                        .add(Invariant::DeferredBack, format!("{} came back {early} ms early", show(&name)));
                 }
             }
             (Move::ReturnedToHead, Stand::Called(window)) => {
@@ -287,10 +279,11 @@ impl Hall {
         self.facts.taken += 1;
         let name = ticket.name.clone();
         if self.tickets.contains_key(&name) || self.archived.contains_key(&name) {
-            self.breach(Invariant::NumbersUnique, format!("{} was given out twice", show(&name)));
+            self.breaches.add(Invariant::NumbersUnique, format!("{} was given out twice", show(&name)));
         }
         if name.day < self.day {
-            self.breach(Invariant::NumbersUnique, format!("{} is of a day before {}", show(&name), self.day));
+            self.breaches
+                .add(Invariant::NumbersUnique, format!("{} is of a day before {}", show(&name), self.day));
         }
         self.named_outside(&ticket);
         self.day = self.day.max(name.day);
@@ -301,14 +294,14 @@ impl Hall {
         let expected = *last + 1;
         *last = number.max(*last);
         if number != expected {
-            self.breach(
+            self.breaches.add(
                 Invariant::NumbersUnique,
                 format!("{} follows {letter}{:03}", show(&name), expected - 1),
             );
         }
         if ticket.stand != Stand::Waiting || ticket.revision != 1 {
             let text = format!("{} begins as {:?}, {}", show(&name), ticket.stand, ticket.revision);
-            self.breach(Invariant::TicketKept, text);
+            self.breaches.add(Invariant::TicketKept, text);
         }
         self.tickets.insert(name, ticket);
     }
@@ -362,7 +355,7 @@ impl Hall {
             }
         }
         for (id, text) in broken {
-            self.breach(id, text);
+            self.breaches.add(id, text);
         }
     }
 
@@ -376,7 +369,7 @@ impl Hall {
                 show(&ticket.name),
                 ticket.at_head
             );
-            self.breach(Invariant::WindowAttended, text);
+            self.breaches.add(Invariant::WindowAttended, text);
         }
     }
 
@@ -387,7 +380,7 @@ impl Hall {
             && now.until_ms != before.until_ms
         {
             let text = format!("the grace time of window {} began anew", window.number);
-            self.breach(Invariant::WindowAttended, text);
+            self.breaches.add(Invariant::WindowAttended, text);
         }
         self.windows.insert(window.number.clone(), window);
     }
@@ -414,7 +407,7 @@ impl Hall {
                 "booking {} of {} at {} went from {known:?} to {:?}",
                 slot.booking, slot.service, slot.slot_ms, slot.stand
             );
-            self.breach(Invariant::SlotOnce, text);
+            self.breaches.add(Invariant::SlotOnce, text);
         }
         self.slots.insert(slot.booking.clone(), slot);
     }
@@ -427,7 +420,7 @@ impl Hall {
         if known.is_none_or(|known| known < revision) {
             let text =
                 format!("{} was told with revision {revision}, and is there with {known:?}", show(name));
-            self.breach(Invariant::TicketKept, text);
+            self.breaches.add(Invariant::TicketKept, text);
         }
     }
 
@@ -487,7 +480,7 @@ impl Hall {
             }
         }
         for (id, text) in broken {
-            self.breach(id, text);
+            self.breaches.add(id, text);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`invariants`] | the catalogue: every invariant with its id |
+//! | [`breaches`] | what was found broken, the first of it |
 //! | [`history`] | what clients asked and what they learned |
 //! | [`examine`] | all checks on a history |
 //! | [`requests`] | what became of each request, over all calls that named it |
@@ -14,6 +15,7 @@
 
 #![deny(clippy::iter_over_hash_type, reason = "checks visit things in an order that a seed repeats")]
 
+pub mod breaches;
 pub mod examine;
 pub mod exchange;
 pub mod hall;

@@ -4,14 +4,12 @@
 //! search for an order cannot, and says more plainly what is missing.
 
 use crate::{
+    breaches::Breach,
     history::{Call, CaseSeen, Entity, Final, History, Link, Outcome, Phase, Reply, TicketName},
     invariants::Invariant,
     requests::{Effect, Requests},
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What broke, and how.
-pub type Breach = (Invariant, String);
 
 /// Facts that were compared.
 #[derive(Debug, Clone, Copy, Default)]

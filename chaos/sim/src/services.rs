@@ -3,11 +3,11 @@
 
 use crate::clients::{hall::StationSeen, places, translate};
 use okno_checks::{
+    breaches::{Breach, Breaches},
     exchange::{self, Cause, Digest, Exchange},
     hall::{self, Hall, Rules, outside},
     history::TicketName,
     invariants::Invariant,
-    survive::Breach,
 };
 use okno_domain::{
     case::{self, Case, ExchangeState},
@@ -102,7 +102,7 @@ pub struct Services {
     done: BTreeMap<Uuid, u64>,
     /// Strangers who spoke for an outside queue system, and were refused.
     foreign: u64,
-    breaches: Vec<Breach>,
+    breaches: Breaches,
 }
 
 impl Services {
@@ -176,7 +176,7 @@ impl Services {
 
     /// What broke since the last time it was asked.
     pub fn take_breaches(&mut self) -> Vec<Breach> {
-        let mut all = std::mem::take(&mut self.breaches);
+        let mut all = self.breaches.take();
         all.extend(self.hall.iter_mut().flat_map(|(_, hall)| hall.take_breaches()));
         all.extend(self.exchange.iter_mut().flat_map(Exchange::take_breaches));
         all
@@ -200,7 +200,7 @@ impl Services {
             && let Some(before) = self.done.insert(id, index)
         {
             let text = format!("request {id} moved {this} at {before} and at {index}");
-            self.breaches.push((Invariant::OnceARequest, text));
+            self.breaches.add(Invariant::OnceARequest, text);
         }
         let judged = match this.kind {
             Kind::Queue => self.queue(&this, commit, known.as_ref(), time_ms),
@@ -210,7 +210,7 @@ impl Services {
         };
         if let Err(error) = judged {
             let text = format!("entry {index} of {this} cannot be read: {error}");
-            self.breaches.push((Invariant::SameState, text));
+            self.breaches.add(Invariant::SameState, text);
         }
     }
 
@@ -225,7 +225,7 @@ impl Services {
         let Some((_, judge)) = self.hall.as_mut().filter(|(office, _)| *office == this.id) else {
             if let Some(telling) = telling {
                 let text = format!("{this}, which names no outside system, took {telling:?}");
-                self.breaches.push((Invariant::Refused, text));
+                self.breaches.add(Invariant::Refused, text);
             }
             return Ok(());
         };
@@ -361,7 +361,7 @@ impl Services {
                 }
                 (None, CallResult::Done { .. }) => {
                     let text = format!("{target} names no outside system and answered {telling:?}");
-                    self.breaches.push((Invariant::Refused, text));
+                    self.breaches.add(Invariant::Refused, text);
                 }
                 (_, CallResult::Refused(refusal)) if refusal.reason == OUTSIDE_FOREIGN.code => {
                     self.foreign += 1;

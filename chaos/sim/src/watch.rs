@@ -4,7 +4,10 @@
 //! Invariant: `rows` holds what the first node to apply an index made of it, without gaps behind `base`.
 
 use crate::services::{Facts, Services};
-use okno_checks::invariants::{Invariant, Verdict};
+use okno_checks::{
+    breaches::Breaches,
+    invariants::{Invariant, Verdict},
+};
 use okno_storage::{
     commit::{Commit, MessageKey, Outcome, SystemOp, TimerChange, TimerKey},
     level,
@@ -12,9 +15,6 @@ use okno_storage::{
     state::AppliedSlice,
 };
 use std::collections::{BTreeMap, BTreeSet};
-
-/// Breaches kept: the first ones tell; a broken run makes thousands.
-const BREACHES_MAX: usize = 32;
 
 #[derive(Debug, Clone, Copy)]
 struct Row {
@@ -38,7 +38,7 @@ pub struct Watch {
     timers: BTreeSet<TimerKey>,
     /// Indexes answered as done, and what was done.
     acknowledged: BTreeMap<u64, u64>,
-    breaches: Vec<(Invariant, String)>,
+    breaches: Breaches,
     broken: BTreeSet<Invariant>,
     pub figures: Figures,
     /// The judges of the run's hall and channels, if it has any.
@@ -107,9 +107,7 @@ impl Watch {
 
     pub fn breach(&mut self, id: Invariant, detail: String) {
         self.broken.insert(id);
-        if self.breaches.len() < BREACHES_MAX {
-            self.breaches.push((id, detail));
-        }
+        self.breaches.add(id, detail);
     }
 
     pub fn broken(&self) -> bool {

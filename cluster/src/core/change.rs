@@ -6,6 +6,9 @@
 //!   So the table here is the one the change will be judged by when it is applied, and it is not refused then.
 //! - What is proposed leaves a quorum of voters that were heard lately and lack few entries (`Timing::caught_up`).
 //! - `table` and raft's own configuration change together, in [`Driver::configure`].
+//! - A node applies its own removal, and closes, only once others are known to know that it is committed: a leader, if it
+//!   was told by a majority of those who stay, anybody else, if it was told by a leader. Until then its vote may be what
+//!   the others need to find it out (thesis 4.2.2 has who is taken out go on with elections for a like reason).
 
 use super::{driver::Driver, event::Effects};
 use crate::{
@@ -58,6 +61,15 @@ pub struct Changing {
     index: u64,
     term: u64,
     deadline_ms: u64,
+}
+
+/// A configuration entry that apply has reached.
+#[derive(Debug)]
+pub(super) struct Reaching {
+    pub index: u64,
+    pub term: u64,
+    pub change: ConfChangeV2,
+    pub table: Arc<MemberTable>,
 }
 
 /// What a configuration entry led to.
@@ -243,17 +255,15 @@ impl Driver {
     }
 
     /// Apply has reached a configuration entry and waits: from here on raft counts by the new configuration.
-    pub(super) fn configure(
-        &mut self,
-        index: u64,
-        term: u64,
-        change: &ConfChangeV2,
-        table: Arc<MemberTable>,
-        fx: &mut Effects,
-    ) {
+    pub(super) fn configure(&mut self, entry: Reaching, fx: &mut Effects) {
+        let Reaching { index, term, ref change, ref table } = entry;
         // A copy has taken the place of this entry, or is about to: raft counts by the copy's configuration, and apply, which
         // is told of the copy, waits for nothing any more.
         if index <= self.applied() || self.node.raft.raft_log.unstable_snapshot().is_some() {
+            return;
+        }
+        if table.is_removed(self.id) && !self.others_know(index, table) {
+            self.leaving = Some(entry);
             return;
         }
         match self.node.apply_conf_change(change) {
@@ -261,7 +271,7 @@ impl Driver {
                 self.configured = (index, term);
                 self.table = table.clone();
                 let conf_state = conf_state.encode_to_vec().into();
-                fx.configured = Some(Configured { index, conf_state, table });
+                fx.configured = Some(Configured { index, conf_state, table: table.clone() });
             }
             // The table took it, raft does not: they have come apart.
             Err(error) => {
@@ -272,6 +282,25 @@ impl Driver {
                 self.quarantine(why, fx);
             }
         }
+    }
+
+    /// Has somebody heard meanwhile that this node is out?
+    pub(super) fn leave_if_known(&mut self, fx: &mut Effects) {
+        if let Some(entry) = self.leaving.take() {
+            self.configure(entry, fx);
+        }
+    }
+
+    /// Those who stay can find out without this node that `index` is committed.
+    fn others_know(&self, index: u64, table: &MemberTable) -> bool {
+        if self.leading.is_none() {
+            return self.told_commit >= index;
+        }
+        let progress = self.node.raft.prs();
+        let knows = |id: &NodeId| progress.get(*id).is_some_and(|p| p.committed_index >= index);
+        let (know, all) =
+            table.voters().fold((0, 0), |(know, all), id| (know + usize::from(knows(&id)), all + 1));
+        know > all / 2
     }
 
     /// Apply has come to `applied`: was it the change under way?

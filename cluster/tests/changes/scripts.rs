@@ -99,7 +99,15 @@ impl Runner for World {
                 let way = (id()?, id()?);
                 self.cuts.insert(way);
             }
-            "heal" => self.cuts.clear(),
+            // hush A B: what only says how far is committed does not pass from A to B
+            "hush" => {
+                let way = (id()?, id()?);
+                self.hushed.insert(way);
+            }
+            "heal" => {
+                self.cuts.clear();
+                self.hushed.clear();
+            }
             // lag NODE: it applies nothing until it starts again
             "lag" => {
                 let node = id()?;
@@ -152,6 +160,8 @@ scripts!(
     cut_off,
     left_behind,
     last_two,
+    last_two_led_by_who_goes,
+    led_by_who_goes,
     learner_promotion,
     judged_by_its_log,
     copies,

@@ -27,7 +27,7 @@ use okno_storage::{
     snapshot::{Candidate, CopyOf, Home, MemoryDisk, MemoryHome, Receiver, Source},
     state::{AppliedSlice, StateStore},
 };
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
@@ -91,6 +91,14 @@ impl Packet {
             Self::Told { to, about, .. } => (*about, *to),
         }
     }
+
+    fn only_says_commit(&self) -> bool {
+        let Self::Raft(m) = self else { return false };
+        match m.get_msg_type() {
+            MessageType::MsgAppend => m.entries.is_empty(),
+            kind => kind == MessageType::MsgHeartbeat,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -98,6 +106,8 @@ pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
     pub net: VecDeque<Packet>,
     pub cuts: BTreeSet<(NodeId, NodeId)>,
+    /// From the one to the other nothing passes that only says how far is committed.
+    pub hushed: BTreeSet<(NodeId, NodeId)>,
     pub now_ms: u64,
     pub out: String,
     pub settled: Vec<(NodeId, Settled)>,
@@ -576,7 +586,9 @@ impl World {
     pub fn deliver(&mut self) {
         while let Some(packet) = self.net.pop_front() {
             if !self.cuts.contains(&packet.way()) {
-                self.carry(packet);
+                if !(self.hushed.contains(&packet.way()) && packet.only_says_commit()) {
+                    self.carry(packet);
+                }
             } else if let Packet::Copy { message, .. } = packet {
                 self.feed(message.from, vec![Event::Sent { to: message.to, installed: false }]);
             }

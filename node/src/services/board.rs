@@ -28,6 +28,7 @@ use okno_storage::error::StorageError;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     pin::Pin,
     sync::{
         Arc, Weak,
@@ -40,18 +41,19 @@ use tokio::{
     time::Instant,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 
 /// Frames on their way to one board: the next waits at its own sequence, not in memory.
 const QUEUE_MAX: usize = 2;
 /// What changes within it comes in one frame: for people it is at once.
 const FRAME_EVERY: Duration = Duration::from_millis(200);
-/// Frames of all boards of a node in a second: what boards cost does not grow with their number, they are told more at a
+/// One frame of all boards of a node in so long: what boards cost does not grow with their number, they are told more at a
 /// time. A frame costs a node and a board some hundred microseconds together.
-const FRAMES_A_SECOND: u32 = 1_000;
-/// Moments stand on a grid of it, so that one turn of the node's threads, and of a machine with many boards, serves several.
-const GRID: Duration = Duration::from_millis(20);
-/// A frame waits no longer for its moment, however many boards there are. Far below [`PROGRESS_EVERY`].
-const SLOTS_EVERY_MAX: Duration = Duration::from_secs(5);
+const FRAME_GAP: Duration = Duration::from_millis(2);
+/// Frames that may come at once after a quiet while: the boards of a hall or two.
+const FRAMES_AT_ONCE: u32 = 20;
+/// Frames that have to wait leave on a grid of it, so that one turn of the node's threads serves several.
+const GRID: Duration = Duration::from_millis(10);
 /// Gathers what applies meanwhile into one look at the journal.
 const GATHER: Duration = Duration::from_millis(50);
 /// A frame comes at least so often, so that a board knows its node is alive.
@@ -170,41 +172,52 @@ struct Hall {
 #[derive(Default)]
 pub struct Boards {
     halls: Mutex<BTreeMap<String, Weak<Hall>>>,
+    pace: Pace,
     told: Told,
 }
 
-/// When a board may be told: each has moments of its own, at even distances, so that a change of a hall that a thousand
-/// boards watch is not a burst of a thousand frames that commits wait for.
+/// When frames may leave, over all boards: the generic cell rate algorithm (ITU-T I.371). A change of a hall that a thousand
+/// boards watch is so no burst of a thousand frames that commits wait for, and who changes alone is told at once.
+///
+/// A board that waits has one moment, and asks for the next when that has passed: so it waits for at most one frame of every
+/// other board.
 #[derive(Debug)]
-struct Slots {
-    first: Instant,
-    every: Duration,
+struct Pace {
+    begun: Instant,
+    /// When all frames that have a moment would have left, had they come evenly.
+    through: Mutex<Instant>,
 }
 
-impl Slots {
-    /// Of board `number`, one of `streams`.
-    fn of(number: u64, streams: u64, since: Instant) -> Self {
-        let every = (Duration::from_secs(streams) / FRAMES_A_SECOND).min(SLOTS_EVERY_MAX);
-        let steps = every.as_millis().div_ceil(GRID.as_millis()).max(1);
-        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-        // Multiples of the golden section, modulo one, are spread evenly however many there are (Knuth, TAOCP 3, 6.4).
-        let place = (u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)) * u128::from(steps)) >> 64;
-        Self { first: since + GRID * u32::try_from(place).unwrap_or(0), every: GRID * steps }
+impl Default for Pace {
+    fn default() -> Self {
+        let begun = Instant::now();
+        Self { begun, through: Mutex::new(begun) }
     }
+}
 
-    /// The first moment from `at` on.
-    fn next(&self, at: Instant) -> Instant {
-        let passed = at.saturating_duration_since(self.first).as_nanos().div_ceil(self.every.as_nanos());
-        self.first + self.every * u32::try_from(passed).unwrap_or(u32::MAX)
+impl Pace {
+    /// The moment of a frame that is ready `now`.
+    fn moment(&self, now: Instant) -> Instant {
+        let ahead = {
+            let mut through = self.through.lock();
+            let ahead = through.saturating_duration_since(now);
+            *through = now + ahead + FRAME_GAP;
+            ahead
+        };
+        let at_once = FRAME_GAP * (FRAMES_AT_ONCE - 1);
+        if ahead <= at_once {
+            return now;
+        }
+        let grid = GRID.as_nanos();
+        let since = (now + (ahead - at_once)).saturating_duration_since(self.begun).as_nanos();
+        let up = (grid - since % grid) % grid;
+        now + (ahead - at_once) + Duration::from_nanos(u64::try_from(up).unwrap_or(0))
     }
 }
 
 /// What all boards of this node were told.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Told {
-    since: Instant,
-    /// Boards that ever came.
-    numbered: AtomicU64,
     streams: AtomicU64,
     frames: AtomicU64,
     entries: AtomicU64,
@@ -213,26 +226,7 @@ struct Told {
     cut: AtomicU64,
 }
 
-impl Default for Told {
-    fn default() -> Self {
-        Self {
-            since: Instant::now(),
-            numbered: AtomicU64::default(),
-            streams: AtomicU64::default(),
-            frames: AtomicU64::default(),
-            entries: AtomicU64::default(),
-            coalesced: AtomicU64::default(),
-            cut: AtomicU64::default(),
-        }
-    }
-}
-
 impl Told {
-    /// When board `number` may be told, by the boards there are now.
-    fn slots(&self, number: u64) -> Slots {
-        Slots::of(number, self.streams.load(Ordering::Relaxed), self.since)
-    }
-
     /// Counts a frame to a board that stood at `after`.
     fn frame(&self, after: Option<u64>, frame: &Frame) {
         let entries = frame.entries.len() as u64;
@@ -298,10 +292,14 @@ async fn follow(
             let Some(hall) = hall.upgrade() else { return };
             let after = hall.picture.lock().index;
             let through = query.applied().0;
-            let found = tokio::task::block_in_place(|| query.history(&queue, after, ROWS_MAX));
+            let (reader, of) = (query.clone(), queue.clone());
+            // Not in place: that would move the network thread's other work to another thread, twenty times a second.
+            let found = tokio::task::spawn_blocking(move || reader.history(&of, after, ROWS_MAX)).await;
             let commits = match found {
-                Ok(commits) => commits,
-                Err(error) => {
+                Ok(Ok(commits)) => commits,
+                // The runtime ends.
+                Err(_) => return,
+                Ok(Err(error)) => {
                     // The watchers are told to come back, and whoever reads next learns what is wrong with the store.
                     tracing::error!(office, error = crate::observability::chain(&error), "a board ends");
                     return;
@@ -352,7 +350,6 @@ pub fn start(
     let marks = hall.marks.clone();
     let board = Board {
         desk: desk.clone(),
-        number: desk.boards.told.numbered.fetch_add(1, Ordering::Relaxed),
         hall,
         marks,
         after: message.after,
@@ -378,8 +375,6 @@ pub fn start(
 /// One watching board.
 struct Board {
     desk: Arc<Desk>,
-    /// Of all boards that came to this node.
-    number: u64,
     hall: Arc<Hall>,
     marks: watch::Receiver<(u64, u64)>,
     /// The last sequence it was told; `None`: nothing yet.
@@ -390,14 +385,37 @@ struct Board {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What a board waits for, as long as it is there and the node goes on.
+struct Stays {
+    frames: mpsc::Sender<v1::WatchBoardResponse>,
+    stop: CancellationToken,
+}
+
+impl Stays {
+    async fn wait<T>(&self, what: impl Future<Output = T>) -> Result<T, Option<Failure>> {
+        tokio::select! {
+            came = what => Ok(came),
+            () = self.frames.closed() => Err(None),
+            () = self.stop.cancelled() => Err(Some(stopping())),
+        }
+    }
+}
+
 impl Board {
     /// Until the board goes (`None`) or the stream has to end.
     async fn run(mut self) -> Option<Failure> {
+        match self.tell().await {
+            Err(end) => end,
+            Ok(never) => match never {},
+        }
+    }
+
+    async fn tell(&mut self) -> Result<Infallible, Option<Failure>> {
         let from_index = self.from_index;
         let read = self.marks.wait_for(|(_, index)| *index >= from_index);
         match tokio::time::timeout(HALL_WAIT_MAX, read).await {
             Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Some(behind()),
+            Ok(Err(_)) | Err(_) => return Err(Some(behind())),
         }
         loop {
             let frame = {
@@ -409,22 +427,18 @@ impl Board {
             let sent_at = Instant::now();
             self.desk.boards.told.frame(self.after, &frame);
             self.after = Some(frame.sequence);
-            if let Err(end) = self.send(frame).await {
-                return end;
-            }
+            self.send(frame).await?;
             let told = self.after.unwrap_or_default();
-            let progress = tokio::time::sleep_until(sent_at + PROGRESS_EVERY);
-            tokio::select! {
-                news = self.marks.wait_for(|(last, _)| *last > told) => if news.is_err() {
-                    return Some(behind());
-                },
-                () = progress => {}
-                () = self.frames.closed() => return None,
-                () = self.desk.stop.cancelled() => return Some(stopping()),
+            let stays = Stays { frames: self.frames.clone(), stop: self.desk.stop.clone() };
+            let news = self.marks.wait_for(|(last, _)| *last > told);
+            let progress = sent_at + PROGRESS_EVERY;
+            if let Ok(Err(_)) = stays.wait(tokio::time::timeout_at(progress, news)).await? {
+                return Err(Some(behind()));
             }
-            // What follows meanwhile comes in the same frame.
-            let earliest = Instant::now().max(sent_at + FRAME_EVERY);
-            tokio::time::sleep_until(self.desk.boards.told.slots(self.number).next(earliest)).await;
+            // What follows until its moment comes in the same frame.
+            stays.wait(tokio::time::sleep_until(sent_at + FRAME_EVERY)).await?;
+            let moment = self.desk.boards.pace.moment(Instant::now());
+            stays.wait(tokio::time::sleep_until(moment)).await?;
         }
     }
 
@@ -478,6 +492,7 @@ fn behind() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{cmp::Reverse, collections::BinaryHeap};
 
     fn entry(sequence: u64, number: u64, state: BoardState) -> Arc<BoardEntry> {
         let ticket = TicketRef { day: jiff::civil::date(2026, 3, 2), number: format!("А{number:03}") };
@@ -553,31 +568,33 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_many_boards_are_spread_over_time() {
-        let since = Instant::now();
-        for streams in [1, 200, 1_000, 2_000, 100_000] {
-            let mut by_tenth = [0_u64; 10];
-            for number in 0..streams {
-                let slots = Slots::of(number, streams, since);
-                let Slots { first, every } = slots;
-                // Whenever something changes, a moment is at most one distance ahead.
-                for at in [0, 1, 777, 123_456].map(|ms| since + Duration::from_millis(ms)) {
-                    let next = slots.next(at);
-                    assert!(at <= next && next < at + every, "{number} of {streams}");
-                    assert_eq!(slots.next(next), next);
-                    assert_eq!(slots.next(next + Duration::from_nanos(1)), next + every);
-                }
-                let tenth = (first - since).as_nanos() * 10 / every.as_nanos();
-                by_tenth[tenth as usize] += 1;
-            }
-            // Of one step all are at once.
-            if streams > 100 {
-                assert!(by_tenth.iter().all(|count| *count <= streams / 10 + 8), "{streams}: {by_tenth:?}");
+    fn who_changes_alone_is_told_at_once_and_a_thousand_in_turn() {
+        let pace = Pace::default();
+        let ms = |moment: Instant| (moment - pace.begun).as_millis();
+        let at = |ms| pace.begun + Duration::from_millis(ms);
+        // Boards of quiet halls: never more than a few within a moment.
+        for now in (0..10_000).step_by(40).map(at) {
+            for _ in 0..FRAMES_AT_ONCE {
+                assert_eq!(pace.moment(now), now);
             }
         }
-        let every = |streams| Slots::of(3, streams, since).every;
-        assert_eq!([every(0), every(20), every(21)], [GRID, GRID, GRID * 2]);
-        assert_eq!([every(1_000), every(100_000)], [Duration::from_secs(1), SLOTS_EVERY_MAX]);
+        // A hall of a thousand: the first at once, the others evenly, on the grid, and all within two seconds.
+        let moments: Vec<u128> = (0..1_000).map(|_| ms(pace.moment(at(20_003))) - 20_003).collect();
+        assert!(moments.is_sorted());
+        assert_eq!(moments.iter().filter(|wait| **wait == 0).count(), FRAMES_AT_ONCE as usize);
+        for (number, wait) in moments.iter().enumerate().skip(FRAMES_AT_ONCE as usize) {
+            let even = 2 * (number as u128 + 1 - u128::from(FRAMES_AT_ONCE));
+            assert!((even..even + 10).contains(wait), "{number}: {wait}");
+            assert_eq!((wait + 20_003) % 10, 0);
+        }
+        // Each asks again when it was told: the turn goes on, and nobody waits longer than for one frame of each.
+        let mut waits = BinaryHeap::from_iter((0..1_000).map(|_| Reverse(pace.moment(at(22_000)))));
+        for _ in 0..5_000 {
+            let Reverse(now) = waits.pop().expect("a thousand");
+            let next = pace.moment(now);
+            assert!(next - now <= FRAME_GAP * 1_000 + GRID, "{:?}", next - now);
+            waits.push(Reverse(next));
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Exchange {
                 "{id} with {token:?} lapses as {why:?} at {} in term {term}, led since {led:?}: {delivery:?}",
                 self.clocks.now_us
             );
-            self.breach(Invariant::LeaseKept, text);
+            self.breaches.add(Invariant::LeaseKept, text);
         }
     }
 }

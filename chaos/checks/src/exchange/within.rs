@@ -22,7 +22,7 @@ impl Exchange {
     pub(super) fn taken_within(&mut self, channel: &str, message: &Message) {
         let Some((parent, _)) = message.id.rsplit_once('.').filter(|(parent, _)| parent.contains('.')) else {
             if message.depth != 0 || !message.subs.is_empty() {
-                self.breach(Invariant::AsksBounded, format!("{channel} takes {message:?} of a case"));
+                self.breaches.add(Invariant::AsksBounded, format!("{channel} takes {message:?} of a case"));
             }
             return;
         };
@@ -35,13 +35,13 @@ impl Exchange {
         if !fine {
             let text =
                 format!("{channel} takes {message:?}, for which {:?} did not ask", self.message(parent));
-            self.breach(Invariant::AsksBounded, text);
+            self.breaches.add(Invariant::AsksBounded, text);
         }
         let latest = self.within.get(&message.id).copied();
         let ends = message.expires_ms.zip(latest).is_some_and(|(expires_ms, latest)| expires_ms <= latest);
         if message.depth > DEPTH_MAX || !ends {
             let text = format!("{channel} takes {message:?}, which must end by {latest:?}");
-            self.breach(Invariant::AsksBounded, text);
+            self.breaches.add(Invariant::AsksBounded, text);
         }
         self.facts.deepest = self.facts.deepest.max(u64::from(message.depth));
     }
@@ -87,7 +87,7 @@ impl Exchange {
             let text = format!(
                 "{channel}: {what:?} at {time_ms}, said to be {said:?}, took {before:?} to {after:?}"
             );
-            self.breach(Invariant::AsksBounded, text);
+            self.breaches.add(Invariant::AsksBounded, text);
         }
     }
 
@@ -123,7 +123,7 @@ impl Exchange {
     /// A message ends: not while somebody it waits for may still answer, and as expired only when it is.
     pub(super) fn leaves(&mut self, time_ms: i64, before: &Message, outcome: &str) {
         if outcome == "expired" && before.expires_ms.is_none_or(|at| time_ms < at) {
-            self.breach(Invariant::AsksBounded, format!("{before:?} expired at {time_ms}"));
+            self.breaches.add(Invariant::AsksBounded, format!("{before:?} expired at {time_ms}"));
         }
         if before.stand != Stand::Asking {
             return;
@@ -132,7 +132,7 @@ impl Exchange {
         let last = open.next().is_some_and(|sub| self.message(&sub.id).is_none());
         if !last || open.next().is_some() || !matches!(outcome, "withdrawn" | "expired") {
             let text = format!("{before:?} ends as {outcome} and has not been told all");
-            self.breach(Invariant::AsksBounded, text);
+            self.breaches.add(Invariant::AsksBounded, text);
         }
     }
 
@@ -178,7 +178,7 @@ impl Exchange {
         });
         if possible {
             let text = format!("{:?} of {} was refused as impossible", verdict.said, verdict.id);
-            self.breach(Invariant::AsksBounded, text);
+            self.breaches.add(Invariant::AsksBounded, text);
         }
     }
 }

@@ -63,7 +63,7 @@ impl Hall {
             (Some(telling), [one]) if one.event == telling.event => self.took(telling, one),
             _ => {
                 let text = format!("{telling:?} led to {taken:?}");
-                self.breach(Invariant::OutsideOnce, text);
+                self.breaches.add(Invariant::OutsideOnce, text);
             }
         }
     }
@@ -72,14 +72,14 @@ impl Hall {
         if !self.may_tell(telling) {
             let text =
                 format!("{} may not speak for {}, and {telling:?} was taken", telling.by, telling.event.0);
-            self.breach(Invariant::Refused, text);
+            self.breaches.add(Invariant::Refused, text);
         }
         self.facts.outside += 1;
         let name = (telling.event.0.clone(), telling.ticket.clone());
         let known = taken.ticket.as_ref().and_then(|ticket| self.tickets.get(ticket));
         if known.and_then(|ticket| ticket.outside.as_ref()) != Some(&name) {
             let text = format!("{telling:?} was taken for {:?}", taken.ticket);
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
         let own = self.outside.taken.entry(taken.event.clone()).or_default();
         let before = own.last().map(|(day, _)| *day);
@@ -88,7 +88,7 @@ impl Hall {
             && days(taken.day) - days(day) <= 1
         {
             let text = format!("{:?} was taken on {day} and again on {}", taken.event, taken.day);
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
     }
 
@@ -98,7 +98,7 @@ impl Hall {
         let key = (ticket.name.day, outside);
         if let Some(other) = self.outside.tickets.insert(key, ticket.name.clone()) {
             let text = format!("{:?} is {} and {}", ticket.outside, show(&other), show(&ticket.name));
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
     }
 
@@ -110,7 +110,7 @@ impl Hall {
         let fine = known.is_some_and(|taken| taken.iter().any(of_one));
         if !fine || !self.may_tell(telling) {
             let text = format!("{telling:?} was told {ticket:?}, and is {known:?}");
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
     }
 
@@ -118,7 +118,7 @@ impl Hall {
     pub fn tells_outside(&mut self, told: Told) {
         self.facts.told_outside += 1;
         if !self.outside.ids.insert(told.id.clone()) {
-            self.breach(Invariant::OutsideOnce, format!("{} was told twice", told.id));
+            self.breaches.add(Invariant::OutsideOnce, format!("{} was told twice", told.id));
         }
         self.outside.told.push(told.id);
         self.outside.believed.insert(told.ticket, told.stand);
@@ -130,7 +130,7 @@ impl Hall {
             let (found, told) = (ids.len(), self.outside.told.len());
             let text =
                 format!("node {node} would tell {found} events otherwise than the {told} that were told");
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
         let believes = |ticket: &Ticket| match (self.outside.believed.get(&ticket.name), &ticket.stand) {
             (Some(Stand::PutOff { .. }), Stand::PutOff { .. }) => true,
@@ -140,7 +140,7 @@ impl Hall {
         if let Some(wrong) = wrong {
             let believed = self.outside.believed.get(&wrong.name);
             let text = format!("{wrong:?} is believed to be {believed:?} by who was told all");
-            self.breach(Invariant::OutsideOnce, text);
+            self.breaches.add(Invariant::OutsideOnce, text);
         }
     }
 }

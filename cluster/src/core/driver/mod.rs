@@ -16,7 +16,7 @@ pub use ready::election_timeout;
 pub use recover::{RecoverError, recover};
 
 use super::{
-    change::{Changing, Known},
+    change::{Changing, Known, Reaching},
     check::{self, Facts, Verdict},
     event::{Effects, Event, Quarantine},
     log_view::{LogView, Unreadable},
@@ -114,6 +114,10 @@ pub struct Driver {
     pub(super) changing: Option<Changing>,
     /// (index, term) of the last configuration entry that took effect here.
     pub(super) configured: (u64, u64),
+    /// This node's own removal, that nobody else is known to know of.
+    pub(super) leaving: Option<Reaching>,
+    /// The highest commit index that a leader has told of since this process began.
+    pub(super) told_commit: u64,
     pub(super) copying: Copying,
     log: LogStore,
     timing: Timing,
@@ -194,6 +198,8 @@ impl Driver {
             known: Known::default(),
             changing: None,
             configured: (0, 0),
+            leaving: None,
+            told_commit: 0,
             copying: Copying::new(copies),
             log: start.log,
             timing,
@@ -241,6 +247,7 @@ impl Driver {
             while let Some(event) = self.queue.pop_front() {
                 self.take(event, &mut fx);
             }
+            self.leave_if_known(&mut fx);
             self.flush(&mut fx);
             self.close_lanes(&mut fx);
             self.ask_reads(&mut fx);
@@ -285,7 +292,7 @@ impl Driver {
             }
             Event::Change { ticket, change, dry_run } => self.change(ticket, &change, dry_run, fx),
             Event::Configuration { index, term, change, table } => {
-                self.configure(index, term, &change, table, fx);
+                self.configure(Reaching { index, term, change: *change, table }, fx);
             }
             Event::Known(known) => self.known = *known,
             Event::Copied(copy) => self.copied(copy),
@@ -353,8 +360,12 @@ impl Driver {
         };
         match check::check(from, &message, facts) {
             Verdict::Step => {
+                let told = says_commit(&message).then_some((message.term, message.commit));
                 // Errors of `step` are dropped proposals and strangers' answers: nothing to do about either.
                 let _ = self.node.step(message);
+                if let Some((_, commit)) = told.filter(|(term, _)| *term == self.node.raft.term) {
+                    self.told_commit = self.told_commit.max(commit);
+                }
                 self.after_raft(fx);
             }
             Verdict::Drop(_) => fx.refused += 1,
@@ -473,4 +484,9 @@ impl Driver {
         let members = self.table.current.iter().map(|m| m.node_id);
         members.filter_map(|id| progress.get(id).map(|p| (id, p.matched))).collect()
     }
+}
+
+/// Only who leads in its term sends these, and it has written down what changes of members are committed before.
+fn says_commit(message: &Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgHeartbeat)
 }
