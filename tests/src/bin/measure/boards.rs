@@ -103,6 +103,9 @@ pub async fn boards(watchers: usize) -> Value {
         "with": summary(&Phase::all(&with)),
         "p99_ratio": ratio(p99(&with), p99(&without)),
         "p99_ratio_of_median_phases": ratio(Phase::median_p99(&with), Phase::median_p99(&without)),
+        // To the mean of the phases before and after it, the median of all phases with boards: a host that is slow for some
+        // phases is slow on both sides.
+        "p99_ratio_to_neighbours": median(to_neighbours(&with, &without)),
         // What the machine does by itself shows in how far phases of one kind differ.
         "phases_without": without.iter().map(Phase::told).collect::<Vec<_>>(),
         "phases_with": with.iter().map(Phase::told).collect::<Vec<_>>(),
@@ -124,13 +127,13 @@ impl Phase {
         phases.iter().flat_map(|phase| &phase.times).copied().collect()
     }
 
+    fn p99(&self) -> f64 {
+        percentile(&self.times, 99).unwrap_or_default().as_secs_f64()
+    }
+
     /// Of the phase in the middle: one in which the disk or the host stood still does not decide.
     fn median_p99(phases: &[Self]) -> Option<Duration> {
-        let mut each: Vec<_> = phases.iter().filter_map(|phase| percentile(&phase.times, 99)).collect();
-        each.sort();
-        let upper = each.len() / 2;
-        let lower = each.len().checked_sub(1)? / 2;
-        Some((each[lower] + each[upper]) / 2)
+        median(phases.iter().map(Self::p99).collect()).map(Duration::from_secs_f64)
     }
 
     fn told(&self) -> Value {
@@ -141,6 +144,18 @@ impl Phase {
             "cores_used_by_node": self.cpu,
         })
     }
+}
+
+/// Phase `n` with boards stands between the phases `n` and `n + 1` without.
+fn to_neighbours(with: &[Phase], without: &[Phase]) -> Vec<f64> {
+    let around = without.windows(2).map(|around| (around[0].p99() + around[1].p99()) / 2.0);
+    with.iter().zip(around).map(|(phase, around)| phase.p99() / around).collect()
+}
+
+fn median(mut each: Vec<f64>) -> Option<f64> {
+    each.sort_by(f64::total_cmp);
+    let lower = each.len().checked_sub(1)? / 2;
+    Some((each[lower] + each[each.len() / 2]) / 2.0)
 }
 
 async fn phase(cluster: &Cluster, leader: u64, visits: &mut [Visit]) -> Phase {
