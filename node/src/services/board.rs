@@ -54,6 +54,8 @@ const FRAME_GAP: Duration = Duration::from_millis(2);
 const FRAMES_AT_ONCE: u32 = 20;
 /// Frames that have to wait leave on a grid of it, so that one turn of the node's threads serves several.
 const GRID: Duration = Duration::from_millis(10);
+/// No frame waits longer, also when boards that went away left their turns behind. Far below [`PROGRESS_EVERY`].
+const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// Gathers what applies meanwhile into one look at the journal.
 const GATHER: Duration = Duration::from_millis(50);
 /// A frame comes at least so often, so that a board knows its node is alive.
@@ -200,7 +202,7 @@ impl Pace {
     fn moment(&self, now: Instant) -> Instant {
         let ahead = {
             let mut through = self.through.lock();
-            let ahead = through.saturating_duration_since(now);
+            let ahead = through.saturating_duration_since(now).min(AHEAD_MAX);
             *through = now + ahead + FRAME_GAP;
             ahead
         };
@@ -297,7 +299,7 @@ async fn follow(
             let found = tokio::task::spawn_blocking(move || reader.history(&of, after, ROWS_MAX)).await;
             let commits = match found {
                 Ok(Ok(commits)) => commits,
-                // The runtime ends.
+                // The runtime ends; or a panic, which the log has.
                 Err(_) => return,
                 Ok(Err(error)) => {
                     // The watchers are told to come back, and whoever reads next learns what is wrong with the store.
@@ -432,8 +434,11 @@ impl Board {
             let stays = Stays { frames: self.frames.clone(), stop: self.desk.stop.clone() };
             let news = self.marks.wait_for(|(last, _)| *last > told);
             let progress = sent_at + PROGRESS_EVERY;
-            if let Ok(Err(_)) = stays.wait(tokio::time::timeout_at(progress, news)).await? {
-                return Err(Some(behind()));
+            match stays.wait(tokio::time::timeout_at(progress, news)).await? {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Err(Some(behind())),
+                // A sign of life, and in its time.
+                Err(_) => continue,
             }
             // What follows until its moment comes in the same frame.
             stays.wait(tokio::time::sleep_until(sent_at + FRAME_EVERY)).await?;
@@ -587,8 +592,11 @@ mod tests {
             assert!((even..even + 10).contains(wait), "{number}: {wait}");
             assert_eq!((wait + 20_003) % 10, 0);
         }
+        // Turns that nobody takes up any more hold nobody back for long.
+        let left_behind = (0..10_000).map(|_| ms(pace.moment(at(21_000)))).max();
+        assert_eq!(left_behind, Some(21_000 + 5_000 - 38 + 8), "on the grid");
         // Each asks again when it was told: the turn goes on, and nobody waits longer than for one frame of each.
-        let mut waits = BinaryHeap::from_iter((0..1_000).map(|_| Reverse(pace.moment(at(22_000)))));
+        let mut waits = BinaryHeap::from_iter((0..1_000).map(|_| Reverse(pace.moment(at(30_000)))));
         for _ in 0..5_000 {
             let Reverse(now) = waits.pop().expect("a thousand");
             let next = pace.moment(now);

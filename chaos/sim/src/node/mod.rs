@@ -109,6 +109,8 @@ struct RaftThread {
     /// Of a founding asked for in the turn whose append is under way.
     found: Option<u64>,
     handed_over_ms: Option<u64>,
+    /// Changes of members that were asked for here and not answered: a disk that hangs keeps them waiting.
+    changes_asked: usize,
 }
 
 /// An append under way.
@@ -391,13 +393,15 @@ impl Live {
         self.log.last_index()
     }
 
-    /// A change of members stands in the log and is not applied.
+    /// A change of members was asked for and not answered, or stands in the log and is not applied.
     pub fn is_changing(&self) -> bool {
-        self.driver.as_ref().is_some_and(Driver::is_changing)
+        let asked = self.raft.changes_asked > 0 && self.phase != Phase::Quarantined;
+        asked || self.driver.as_ref().is_some_and(Driver::is_changing)
     }
 
     /// Asks for a change of members; what becomes of it is seen in the table.
     pub fn change(&mut self, w: &mut Core, change: MemberChange) {
+        self.raft.changes_asked += 1;
         self.push(w, Event::Change { ticket: 0, change, dry_run: false });
     }
 

@@ -187,6 +187,7 @@ impl Live {
         if let Some(configured) = fx.configured.take() {
             self.configured(w, configured);
         }
+        self.raft.changes_asked -= fx.changes.len();
         if w.trace.on() {
             for (_, result) in &fx.changes {
                 if let Err(why) = result {
