@@ -69,6 +69,11 @@ mod planted {
             Mutant::PromoteTooEarly => config.kinds = [Kind::Join, Kind::Replace, Kind::Recover].into(),
             Mutant::InstallHalfSnapshot => config.kinds = [Kind::Away, Kind::TwoCopies, Kind::Join].into(),
             Mutant::AcceptWipedId => config.kinds = [Kind::Wipe].into(),
+            // A leader that is paused, deposed, and goes on, before the connectors have found the new one.
+            Mutant::HeedFormerClock => {
+                config.kinds = [Kind::Pause, Kind::ClientCut, Kind::ClockSkew].into();
+                config.steps *= 2;
+            }
             _ => {}
         }
         config

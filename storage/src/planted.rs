@@ -53,6 +53,8 @@ pub enum Mutant {
     LoseDeferredTimer,
     /// Visitors with priority are called before everybody, without the fairness bound (the domain's queue).
     CallUnbounded,
+    /// Deliveries lapse by a former leader's clock (the domain's channels).
+    HeedFormerClock,
 }
 
 impl Mutant {
@@ -78,6 +80,7 @@ impl Mutant {
         Self::AcceptOldToken,
         Self::LoseDeferredTimer,
         Self::CallUnbounded,
+        Self::HeedFormerClock,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -103,6 +106,7 @@ impl Mutant {
             Self::AcceptOldToken => "accept-old-token",
             Self::LoseDeferredTimer => "lose-deferred-timer",
             Self::CallUnbounded => "call-unbounded",
+            Self::HeedFormerClock => "heed-former-clock",
         }
     }
 }

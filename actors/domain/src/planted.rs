@@ -12,6 +12,8 @@ pub enum Fault {
     LoseDeferredTimer,
     /// Priority is before everybody, however long they have waited (`queue::tickets`).
     CallUnbounded,
+    /// A lapse counts whichever leader's clock it is (`channel::work`).
+    HeedFormerClock,
 }
 
 #[cfg(feature = "mutants")]

@@ -206,6 +206,9 @@ reasons! {
     ATTENDANCE_STALE FailedPrecondition
         "Сведения о рабочей станции получены от прежнего ведущего узла"
         "A former leader's word on who attends the window; details name its term and the one that rules";
+    LEASES_STALE FailedPrecondition
+        "Сведения о сроках доставки получены от прежнего ведущего узла"
+        "A former leader's clock of deliveries; details name its term and the one that rules";
     OUTSIDE_FOREIGN PermissionDenied
         "Этот коннектор не передаёт события внешней очереди в этот офис"
         "The office's queue settings do not name this connector for the outside system";

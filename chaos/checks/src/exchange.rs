@@ -161,8 +161,8 @@ pub enum Cause {
     Other,
     /// A connector's call.
     Exchange { connector: String, verdicts: Vec<Verdict> },
-    /// The clocks of these deliveries ran out.
-    Lapse(Vec<(String, Token)>),
+    /// The clocks of these deliveries ran out; the term of the leader that decided so.
+    Lapse { term: u64, deliveries: Vec<(String, Token)> },
     /// A connector brought letters: outside id and body.
     Receive(Vec<(String, Digest)>),
 }
@@ -339,10 +339,25 @@ impl Exchange {
                 let own: Vec<_> = own.collect();
                 Err(format!("{by} says {own:?} of {id}, which {connector} holds with {token:?}"))
             }
-            Cause::Lapse(lapsed) if lapsed.iter().any(|(own, of)| own == id && of == token) => Ok(Vec::new()),
-            Cause::Lapse(_) | Cause::Receive(_) | Cause::Other => {
+            Cause::Lapse { deliveries, .. }
+                if deliveries.iter().any(|(own, of)| own == id && of == token) =>
+            {
+                Ok(Vec::new())
+            }
+            Cause::Lapse { .. } | Cause::Receive(_) | Cause::Other => {
                 Err(format!("{id}, which {connector} holds with {token:?}, is taken away by {cause:?}"))
             }
+        }
+    }
+
+    /// A delivery is ended by the clock of the leader that decides, and by none that somebody kept before.
+    fn ended_by_own_clock(&mut self, stand: Option<&Stand>, id: &str, cause: &Cause) {
+        if let (Some(Stand::Out { token, .. }), Cause::Lapse { term, deliveries }) = (stand, cause)
+            && deliveries.iter().any(|(own, of)| own == id && of == token)
+            && !self.clocks.said(*term, id, *token)
+        {
+            let text = format!("{id} with {token:?} lapses in term {term}, whose leader did not say so");
+            self.breaches.add(Invariant::LeaseKept, text);
         }
     }
 
@@ -375,6 +390,7 @@ impl Exchange {
         }
         let leaves =
             matches!(what, Move::Failed | Move::Unheard | Move::Buried | Move::Asked | Move::Progressed);
+        self.ended_by_own_clock(before.as_ref().map(|own| &own.stand), &id, cause);
         let said = self.allowed(before.as_ref().map(|m| &m.stand), &id, cause);
         if leaves && let Err(text) = &said {
             self.breaches.add(Invariant::TokenNewest, text.clone());
@@ -451,6 +467,7 @@ impl Exchange {
         if let Some(before) = &before {
             self.leaves(time_ms, before, &outcome);
         }
+        self.ended_by_own_clock(before.as_ref().map(|own| &own.stand), &id, cause);
         let said = self.allowed(before.as_ref().map(|message| &message.stand), &id, cause);
         // An attempt that failed, of what nobody needs any more.
         if let ("withdrawn" | "expired", Ok(said)) = (outcome.as_str(), &said) {

@@ -142,9 +142,9 @@ impl Services {
     }
 
     /// The leader's keeper has heard of a report on a delivery.
-    pub fn reported(&mut self, id: &str, of: channel::Token) {
+    pub fn reported(&mut self, term: u64, id: &str, of: channel::Token) {
         if let Some(judge) = &mut self.exchange {
-            judge.reported(id, token(of));
+            judge.reported(term, id, token(of));
         }
     }
 
@@ -319,7 +319,8 @@ impl Services {
                 | channel::Event::Accounted(_) => continue,
             });
         }
-        judge.committed(commit.time_ms, &request.map_or(Cause::Other, cause), all);
+        let cause = request.map_or(Cause::Other, |request| cause(request, commit.term));
+        judge.committed(commit.time_ms, &cause, all);
         Ok(())
     }
 
@@ -538,15 +539,17 @@ fn exported(view: &StateView, office: &str) -> Result<Vec<String>, StorageError>
     }
 }
 
-fn cause(request: &Request) -> Cause {
+/// What led to a commit of the leader of this term.
+fn cause(request: &Request, term: u64) -> Cause {
     match &request.command {
         AnyCommand::Channel(channel::Command::Exchange { verdicts, .. }) => Cause::Exchange {
             connector: request.principal.id.clone(),
             verdicts: verdicts.iter().map(said).collect(),
         },
-        AnyCommand::Channel(channel::Command::Lapse { lapsed }) => {
-            Cause::Lapse(lapsed.iter().map(|lapsed| (lapsed.id.clone(), token(lapsed.token))).collect())
-        }
+        AnyCommand::Channel(channel::Command::Lapse { lapsed, .. }) => Cause::Lapse {
+            term,
+            deliveries: lapsed.iter().map(|lapsed| (lapsed.id.clone(), token(lapsed.token))).collect(),
+        },
         AnyCommand::Channel(channel::Command::Receive { letters }) => Cause::Receive(
             letters.iter().map(|letter| (letter.outside_id.clone(), letter.body.sha256())).collect(),
         ),

@@ -64,11 +64,12 @@ pub struct Changing {
 }
 
 /// A configuration entry that apply has reached.
-#[derive(Debug)]
-pub(super) struct Reaching {
+#[derive(Debug, Clone)]
+pub struct Reaching {
     pub index: u64,
     pub term: u64,
     pub change: ConfChangeV2,
+    /// The table after it.
     pub table: Arc<MemberTable>,
 }
 

@@ -1,7 +1,7 @@
 //! What goes into the driver and what comes out: the whole interface between decision and I/O.
 
 use super::{
-    change::{Configured, Known},
+    change::{Configured, Known, Reaching},
     snapshots::CopyFacts,
 };
 use crate::{
@@ -13,7 +13,7 @@ use okno_storage::{
     log::{HardState, LogEntry},
     members::{MemberChange, Members as MemberTable},
 };
-use raft::eraftpb::{ConfChangeV2, Message};
+use raft::eraftpb::Message;
 use std::sync::Arc;
 
 /// Something that happened. All that waits is handed in together: one call of the driver is one turn, and a turn
@@ -50,13 +50,7 @@ pub enum Event {
         dry_run: bool,
     },
     /// Apply has reached a configuration entry and waits (rule 11); answered in [`Effects::configured`].
-    Configuration {
-        index: u64,
-        term: u64,
-        change: Box<ConfChangeV2>,
-        /// The table after it.
-        table: Arc<MemberTable>,
-    },
+    Configuration(Box<Reaching>),
     /// What is known of other nodes.
     Known(Box<Known>),
     /// The copy asked for by [`Effects::take_copy`] is ready to be sent, or could not be taken.

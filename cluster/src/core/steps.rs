@@ -2,7 +2,7 @@
 //! so that what it proves is the order production keeps.
 
 use super::{
-    change,
+    change::{self, Reaching},
     event::{Effects, Event, Persist},
     snapshots::CopyFacts,
     table::{Answers, Table},
@@ -98,7 +98,7 @@ pub fn next_slice(state: &StateStore, log: &LogStore, watermark: u64) -> Result<
 pub struct Reached {
     pub index: u64,
     pub term: u64,
-    pub raft: Box<ConfChangeV2>,
+    pub raft: ConfChangeV2,
     pub change: MemberChange,
     /// The table after it.
     pub table: Arc<MemberTable>,
@@ -106,8 +106,8 @@ pub struct Reached {
 
 impl Reached {
     pub fn event(&self) -> Event {
-        let (index, term) = (self.index, self.term);
-        Event::Configuration { index, term, change: self.raft.clone(), table: self.table.clone() }
+        let (change, table) = (self.raft.clone(), self.table.clone());
+        Event::Configuration(Box::new(Reaching { index: self.index, term: self.term, change, table }))
     }
 }
 
@@ -123,7 +123,7 @@ pub fn reached(state: &StateStore, entry: &LogEntry) -> Result<Option<Reached>, 
             return Ok(None);
         }
     };
-    Ok(Some(Reached { index: entry.index, term: entry.term, raft: Box::new(raft), change, table }))
+    Ok(Some(Reached { index: entry.index, term: entry.term, raft, change, table }))
 }
 
 /// Applies a configuration entry, in one batch with what it led to: `None`, nothing.

@@ -419,6 +419,7 @@ impl Board {
             Ok(Ok(_)) => {}
             Ok(Err(_)) | Err(_) => return Err(Some(behind())),
         }
+        let stays = Stays { frames: self.frames.clone(), stop: self.desk.stop.clone() };
         loop {
             let frame = {
                 let (sequence, _) = *self.marks.borrow_and_update();
@@ -431,7 +432,6 @@ impl Board {
             self.after = Some(frame.sequence);
             self.send(frame).await?;
             let told = self.after.unwrap_or_default();
-            let stays = Stays { frames: self.frames.clone(), stop: self.desk.stop.clone() };
             let news = self.marks.wait_for(|(last, _)| *last > told);
             let progress = sent_at + PROGRESS_EVERY;
             match stays.wait(tokio::time::timeout_at(progress, news)).await? {

@@ -187,7 +187,7 @@ impl Entity for Channel {
         match command {
             Command::Configure { settings } => self.configure(settings, context),
             Command::Exchange { verdicts, take } => self.exchange(verdicts, *take, context),
-            Command::Lapse { lapsed } => self.lapse(lapsed, context),
+            Command::Lapse { lapsed, term } => self.lapse(lapsed, *term, context),
             Command::Receive { letters } => self.receive_letters(letters, context),
             Command::Steer { mode, reason } => self.steer(*mode, reason, context),
             Command::Redrive { which } => self.redrive(which, context),

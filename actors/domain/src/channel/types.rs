@@ -70,8 +70,8 @@ pub enum Command {
     Configure { settings: Box<Settings> },
     /// A connector brings verdicts on what it has and takes more: one call, one commit.
     Exchange { verdicts: Vec<Verdict>, take: Take },
-    /// The leader's clock has run out for these deliveries. Only nodes.
-    Lapse { lapsed: Vec<Lapsed> },
+    /// The leader's clock has run out for these deliveries. Only nodes. `term`: of the leader whose clock it is.
+    Lapse { lapsed: Vec<Lapsed>, term: u64 },
     /// A connector brings letters from outside.
     Receive { letters: Vec<NewLetter> },
     /// An operator stops or starts it.

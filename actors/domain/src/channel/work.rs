@@ -21,7 +21,7 @@ use crate::{
     planted::{self, Fault},
     refusal::{
         BODY_TOO_LARGE, CALL_TOO_LARGE, CHANNEL_FOREIGN, DELIVERY_LOST, FIELD_INVALID, LEASE_FOREIGN,
-        MESSAGE_UNKNOWN, PROGRESS_LIMIT, SUBREQUEST_IMPOSSIBLE, refuse,
+        LEASES_STALE, MESSAGE_UNKNOWN, PROGRESS_LIMIT, SUBREQUEST_IMPOSSIBLE, refuse,
     },
     validators::{expect_len, expect_line},
 };
@@ -83,7 +83,19 @@ impl Channel {
     }
 
     /// The leader's clock ran out for these. A delivery that was settled or handed out again meanwhile is none any more.
-    pub(super) fn lapse(&self, lapsed: &[Lapsed], context: &Context<'_>) -> Result<Decision<Self>, Refusal> {
+    /// Only the deciding leader's own clock counts: what was acknowledged and reported to it, one that was paused and deposed
+    /// meanwhile has not heard of, and the token of a delivery stays the same under both.
+    pub(super) fn lapse(
+        &self,
+        lapsed: &[Lapsed],
+        term: u64,
+        context: &Context<'_>,
+    ) -> Result<Decision<Self>, Refusal> {
+        let own = context.fence.term;
+        if term != own && !planted::is(Fault::HeedFormerClock) {
+            let stale = refuse(LEASES_STALE).with("term", term.to_string());
+            return Err(stale.with("expected", own.to_string()));
+        }
         let mut turn = Turn::begin(self, context)?;
         expect_call(lapsed.len(), [])?;
         // As it was before anything of this call counts.

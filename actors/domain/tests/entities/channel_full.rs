@@ -239,7 +239,7 @@ fn answers_of_others_fit_a_commit_however_many_move() {
                 let lapsed =
                     out.map(|m| Lapsed { id: m.id.clone(), token: token(m.sequence), why }).collect();
                 request += 1;
-                let (reply, bytes) = lapsing.decide(request, &Command::Lapse { lapsed });
+                let (reply, bytes) = lapsing.decide(request, &Command::Lapse { lapsed, term: 1 });
                 assert!(bytes <= 248 * 1024, "{bytes} bytes");
                 assert!(matches!(reply, Reply::Lapsed { count: 1.. }), "it stands still");
             }

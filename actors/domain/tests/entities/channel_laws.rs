@@ -325,7 +325,8 @@ impl Run {
         let Delivered { channel, id, token, connector } = self.delivered[x % self.delivered.len()].clone();
         self.world.origin = origin("node", "1", "");
         let why = [Lapse::Unheard, Lapse::Overdue, Lapse::Gone][y % 3];
-        let command = Command::Lapse { lapsed: vec![Lapsed { id: id.clone(), token, why }] };
+        let command =
+            Command::Lapse { lapsed: vec![Lapsed { id: id.clone(), token, why }], term: self.world.term };
         let reply = self.world.channel(channel, &command).expect("the clock is heard");
         let holds = self.open.get(&(channel, id.clone())) == Some(&(token, connector));
         assert_eq!(reply, Reply::Lapsed { count: u32::from(holds) });

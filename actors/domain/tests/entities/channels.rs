@@ -7,7 +7,7 @@
 //! - `take CHANNEL N bytes=`, `settle CHANNEL VERDICT… take=N`: connectors. A verdict is `SAID:MESSAGE:TEXT:MORE` with the
 //!   token of the message's newest delivery, or, after `@G.T.S`, another: `complete:c.1:текст:body`, `fail:c.1:why:5000:body`,
 //!   `reject:c.1:why`, `progress:c.1:text`, `sub:c.1:CHANNEL/KIND:body`
-//! - `lapse CHANNEL MESSAGE unheard|overdue|gone`: the leader's clock
+//! - `lapse CHANNEL MESSAGE unheard|overdue|gone [term=N]`: the leader's clock, or that of the leader of another term
 //! - `letter CHANNEL OUTSIDE about= body=`, `assign CHANNEL N CASE`, `drop CHANNEL N reason=`: letters
 //! - `steer CHANNEL MODE reason=`, `redrive CHANNEL MESSAGE… oldest=`, `discard CHANNEL MESSAGE… reason=`: operators
 //! - `backlog CHANNEL`, `bodies`: what there is; `after MS`: the clock moves on; `term N`: another leader
@@ -96,7 +96,9 @@ pub fn run(
                 "overdue" => Lapse::Overdue,
                 _ => Lapse::Gone,
             };
-            Command::Lapse { lapsed: vec![Lapsed { token: token_of(state, &id), id, why }] }
+            let own = args.take("term");
+            let term = if own.is_empty() { world.term } else { own.parse()? };
+            Command::Lapse { lapsed: vec![Lapsed { token: token_of(state, &id), id, why }], term }
         }
         "letter" => Command::Receive {
             letters: vec![NewLetter {

@@ -275,10 +275,11 @@ impl<E: Registered> Cell<E> {
 fn carry_over_planted() {
     use okno_domain::planted::{Fault, choose};
     use okno_storage::planted::{self, Mutant};
-    const OF_THE_DOMAIN: [(Mutant, Fault); 3] = [
+    const OF_THE_DOMAIN: [(Mutant, Fault); 4] = [
         (Mutant::AcceptOldToken, Fault::AcceptOldToken),
         (Mutant::LoseDeferredTimer, Fault::LoseDeferredTimer),
         (Mutant::CallUnbounded, Fault::CallUnbounded),
+        (Mutant::HeedFormerClock, Fault::HeedFormerClock),
     ];
     choose(OF_THE_DOMAIN.iter().find(|(mutant, _)| planted::is(*mutant)).map(|(_, fault)| *fault));
 }

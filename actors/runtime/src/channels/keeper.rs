@@ -258,18 +258,16 @@ impl Keeper {
 
     fn say_what_ran_out(&self) {
         let mut state = self.0.state.lock();
-        if state.term.is_none() {
-            return;
-        }
-        let State { leases, lapsing, .. } = &mut *state;
+        let State { term: Some(term), leases, lapsing, .. } = &mut *state else { return };
         for (code, lapsed) in leases.due(self.0.clock.now_ms(), lapsing) {
             lapsing.insert(code.clone());
-            tokio::spawn(self.clone().lapse(code, lapsed));
+            tokio::spawn(self.clone().lapse(code, lapsed, *term));
         }
     }
 
-    /// A lapse that is not applied is said again; the token makes it harmless.
-    async fn lapse(self, code: String, lapsed: Vec<Lapsed>) {
+    /// A lapse that is not applied is said again. The token makes it harmless once the delivery is over, the term once
+    /// somebody else leads, whose clock knows more.
+    async fn lapse(self, code: String, lapsed: Vec<Lapsed>, term: u64) {
         let count = lapsed.len();
         let call = Call {
             principal: self.0.principal.clone(),
@@ -279,7 +277,7 @@ impl Keeper {
             // The id is used once, by this call.
             hash: [0; 32],
             target: EntityRef { kind: Kind::Channel, id: code.clone() },
-            command: AnyCommand::Channel(Command::Lapse { lapsed }),
+            command: AnyCommand::Channel(Command::Lapse { lapsed, term }),
             deadline: Instant::now() + LAPSE_WITHIN,
             trace: String::new(),
         };

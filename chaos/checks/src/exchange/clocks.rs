@@ -1,10 +1,13 @@
-//! The clocks of deliveries, judged when the leader says that one has run out: a delivery has its whole time to be
+//! The clocks of deliveries, judged when a leader says that one has run out: a delivery has its whole time to be
 //! acknowledged and then to be worked on, and its whole work time anew under a new leader. Only the way that is known to be lost,
 //! or a connector that has said goodbye, ends it sooner (`docs/channels.md`).
+//!
+//! Every leader goes by what it heard itself. One that was paused or cut off and deposed has heard nothing of late, and may
+//! say so; but what it says must end no delivery, and that is judged when a lapse commits.
 
 use super::{Exchange, Token};
 use crate::invariants::Invariant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A clock may run fast by a fifth, and shows whole milliseconds.
 const FAST: (u64, u64) = (5, 6);
@@ -24,12 +27,18 @@ pub enum Why {
 #[derive(Debug, Default)]
 struct Delivery {
     handed_us: u64,
-    /// Since when its work time counts, and in which term that was heard.
-    working: Option<(u64, u64)>,
-    progressed_us: u64,
+    /// What the leader of each term heard of it.
+    heard: BTreeMap<u64, Heard>,
     /// The way to its connector is lost; it has said goodbye.
     lost: bool,
     gone: bool,
+}
+
+/// When a leader heard that a delivery arrived, and last of a report on it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    working_us: Option<u64>,
+    progressed_us: Option<u64>,
 }
 
 /// Times are those of the whole run, microseconds.
@@ -41,9 +50,16 @@ pub(super) struct Clocks {
     /// Since when somebody has led in a term.
     leaders: BTreeMap<u64, u64>,
     out: BTreeMap<(String, Token), Delivery>,
+    /// What leaders said has run out, by their terms.
+    said: BTreeSet<(u64, String, Token)>,
 }
 
 impl Clocks {
+    /// Has the leader of this term said that this one has run out?
+    pub fn said(&self, term: u64, id: &str, token: Token) -> bool {
+        self.said.contains(&(term, id.to_owned(), token))
+    }
+
     pub fn handed(&mut self, id: &str, token: Token) {
         let delivery = Delivery { handed_us: self.now_us, ..Delivery::default() };
         self.out.insert((id.to_owned(), token), delivery);
@@ -55,20 +71,16 @@ impl Clocks {
         let over =
             |since_us: u64, span_us: u64| self.now_us + SLACK_US >= since_us + span_us * FAST.0 / FAST.1;
         let (_, handed_in, _) = token;
-        let heard = delivery.working.filter(|(_, heard_in)| *heard_in == term).map(|(since, _)| since);
+        let heard = delivery.heard.get(&term).copied().unwrap_or_default();
         // A new leader takes everything for acknowledged when it begins.
-        let working = match handed_in == term {
-            true => heard.or_else(|| (delivery.progressed_us > 0).then_some(delivery.progressed_us)),
-            false => self.leaders.get(&term).copied(),
-        };
+        let begun = if handed_in == term { heard.working_us } else { self.leaders.get(&term).copied() };
+        let working = begun.max(heard.progressed_us);
         match why {
             Why::Unheard => {
                 let waited = delivery.lost || delivery.gone || over(delivery.handed_us, self.ack_us);
-                handed_in == term && heard.is_none() && waited
+                handed_in == term && heard.working_us.is_none() && waited
             }
-            Why::Overdue => {
-                working.is_some_and(|since| over(since.max(delivery.progressed_us), self.work_us))
-            }
+            Why::Overdue => working.is_some_and(|since| over(since, self.work_us)),
             Why::Gone => delivery.gone && working.is_some(),
         }
     }
@@ -95,19 +107,20 @@ impl Exchange {
     /// The leader of this term has heard that a delivery arrived.
     pub fn acknowledged(&mut self, term: u64, id: &str, token: Token) {
         let now_us = self.clocks.now_us;
-        if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token))
-            && delivery.working.is_none_or(|(_, heard_in)| heard_in != term)
-        {
-            self.facts.acknowledged += 1;
-            delivery.working = Some((now_us, term));
+        if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token)) {
+            let heard = delivery.heard.entry(term).or_default();
+            if heard.working_us.is_none() {
+                self.facts.acknowledged += 1;
+                heard.working_us = Some(now_us);
+            }
         }
     }
 
-    /// A leader has heard of a report on a delivery, which may have applied elsewhere before.
-    pub fn reported(&mut self, id: &str, token: Token) {
+    /// The leader of this term has heard of a report on a delivery, which may have applied elsewhere before.
+    pub fn reported(&mut self, term: u64, id: &str, token: Token) {
         let now_us = self.clocks.now_us;
         if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token)) {
-            delivery.progressed_us = now_us;
+            delivery.heard.entry(term).or_default().progressed_us = Some(now_us);
         }
     }
 
@@ -127,6 +140,7 @@ impl Exchange {
             Why::Overdue => self.facts.overdue += 1,
             Why::Gone => self.facts.gone += 1,
         }
+        self.clocks.said.insert((term, id.to_owned(), token));
         self.facts.overdue_anew += u64::from(why == Why::Overdue && token.1 != term);
         if !self.clocks.may_lapse(term, id, token, why) {
             let led = self.clocks.leaders.get(&term);

@@ -58,7 +58,8 @@ fn broken(exchange: &mut Exchange) -> Vec<Invariant> {
 #[test]
 fn a_request_answered_once_is_believed() {
     let mut exchange = asked();
-    let lapse = Cause::Lapse(vec![("c.1".into(), (0, 1, 1))]);
+    let lapse = Cause::Lapse { term: 1, deliveries: vec![("c.1".into(), (0, 1, 1))] };
+    exchange.lapses(1, "c.1", (0, 1, 1), Why::Unheard);
     exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
     exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(2))]);
     exchange.committed(NOW, &says(2, Said::Progress), vec![moved("c.1", Move::Progressed, out(2))]);
@@ -117,9 +118,10 @@ fn what_came_with_failed_attempts_is_the_cases_to_name() {
 
 #[test]
 fn an_old_token_that_counts_is_seen() {
-    let lapse = Cause::Lapse(vec![("c.1".into(), (0, 1, 1))]);
+    let lapse = Cause::Lapse { term: 1, deliveries: vec![("c.1".into(), (0, 1, 1))] };
     let again = || {
         let mut exchange = asked();
+        exchange.lapses(1, "c.1", (0, 1, 1), Why::Unheard);
         exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
         exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(2))]);
         assert_eq!(exchange.take_breaches(), []);
@@ -143,6 +145,7 @@ fn an_old_token_that_counts_is_seen() {
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
     // A token that was given before is none.
     let mut exchange = asked();
+    exchange.lapses(1, "c.1", (0, 1, 1), Why::Unheard);
     exchange.committed(NOW, &lapse, vec![moved("c.1", Move::Unheard, Stand::Ready)]);
     exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(1))]);
     assert_eq!(broken(&mut exchange), [Invariant::TokenNewest]);
@@ -406,7 +409,7 @@ fn a_delivery_has_its_whole_time() {
     let mut reported = acknowledged();
     reported.now(3_000_000);
     reported.committed(NOW, &says(1, Said::Progress), vec![moved("c.1", Move::Progressed, out(1))]);
-    reported.reported("c.1", TOKEN);
+    reported.reported(1, "c.1", TOKEN);
     assert!(!lapses(&mut reported, 3_200_000, 1, Why::Overdue));
     assert!(lapses(&mut reported, 4_700_000, 1, Why::Overdue));
     // The way is lost: what was not acknowledged goes back at once, what was stays until a goodbye.
@@ -432,4 +435,40 @@ fn a_delivery_has_its_whole_time() {
     let mut unknown = handed();
     unknown.lapses(1, "c.1", (0, 1, 9), Why::Unheard);
     assert_eq!(broken(&mut unknown), [Invariant::LeaseKept]);
+}
+
+/// A leader that was paused and deposed goes by what it heard itself, and says that a delivery is overdue that another one
+/// knows to be worked on. That is no fault; that somebody heeds it is.
+#[test]
+fn a_former_leaders_clock_ends_nothing() {
+    const TOKEN: Token = (0, 1, 1);
+    let worked_on = || {
+        let mut exchange = Exchange::with_leases(1_000, 2_000);
+        exchange.leads(1);
+        exchange.committed(NOW, &Cause::Other, vec![moved("c.1", Move::Accepted, Stand::Ready)]);
+        exchange.committed(NOW, &take(), vec![moved("c.1", Move::HandedOut, out(1))]);
+        exchange.acknowledged(1, "c.1", TOKEN);
+        exchange.now(1_000_000);
+        exchange.leads(2);
+        exchange.acknowledged(2, "c.1", TOKEN);
+        exchange.now(2_500_000);
+        exchange.committed(NOW, &says(1, Said::Progress), vec![moved("c.1", Move::Progressed, out(1))]);
+        exchange.reported(2, "c.1", TOKEN);
+        exchange.now(3_000_000);
+        exchange.lapses(1, "c.1", TOKEN, Why::Overdue);
+        assert_eq!(exchange.take_breaches(), []);
+        exchange
+    };
+    let mut own = worked_on();
+    own.lapses(2, "c.1", TOKEN, Why::Overdue);
+    assert_eq!(broken(&mut own), [Invariant::LeaseKept]);
+    for (term, expected) in [(1, vec![]), (2, vec![Invariant::LeaseKept])] {
+        let lapse = Cause::Lapse { term, deliveries: vec![("c.1".into(), TOKEN)] };
+        let mut heeded = worked_on();
+        heeded.committed(NOW, &lapse, vec![moved("c.1", Move::Failed, Stand::Delayed)]);
+        assert_eq!(broken(&mut heeded), expected);
+        let mut heeded = worked_on();
+        heeded.committed(NOW, &lapse, vec![ended("withdrawn", None)]);
+        assert_eq!(broken(&mut heeded), expected);
+    }
 }

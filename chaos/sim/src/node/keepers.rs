@@ -146,6 +146,7 @@ impl Live {
 
     fn catch_up_in(&self, w: &mut Core, leases: &mut Leases, code: &str) -> Result<(), StorageError> {
         let now = self.now_ms(w);
+        let term = self.keepers.term;
         let Some(mut after) = leases.through(code) else {
             return self.take_up(leases, code, Clock::Delivered, now);
         };
@@ -162,11 +163,11 @@ impl Live {
                 let events = events.map_err(|error| unreadable(&key, &error))?;
                 leases.moved(code, row.index, &events, now);
                 for event in &events {
-                    if let (Event::Moved { message, why: Move::Progressed }, Some(services)) =
-                        (event, &mut w.watch.services)
+                    if let (Event::Moved { message, why: Move::Progressed }, Some(services), Some(term)) =
+                        (event, &mut w.watch.services, term)
                         && let MessageState::Out { token, .. } = message.state
                     {
-                        services.reported(&message.id, token);
+                        services.reported(term, &message.id, token);
                     }
                 }
                 after = row.index;
@@ -185,7 +186,7 @@ impl Live {
                 services.lapses(term, &lapsed);
             }
             let target = places::channel(&code);
-            let command = AnyCommand::Channel(ChannelCommand::Lapse { lapsed });
+            let command = AnyCommand::Channel(ChannelCommand::Lapse { lapsed, term });
             self.keeper_calls(w, Kept::Lapse(code), &target, command);
         }
         self.keepers.ledger.look(now);

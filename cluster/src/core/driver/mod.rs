@@ -291,9 +291,7 @@ impl Driver {
                 self.settle_change(fx);
             }
             Event::Change { ticket, change, dry_run } => self.change(ticket, &change, dry_run, fx),
-            Event::Configuration { index, term, change, table } => {
-                self.configure(Reaching { index, term, change: *change, table }, fx);
-            }
+            Event::Configuration(entry) => self.configure(*entry, fx),
             Event::Known(known) => self.known = *known,
             Event::Copied(copy) => self.copied(copy),
             Event::Sent { to, installed } => self.sent(to, installed, fx),
@@ -360,11 +358,11 @@ impl Driver {
         };
         match check::check(from, &message, facts) {
             Verdict::Step => {
-                let told = says_commit(&message).then_some((message.term, message.commit));
+                let (term, told) = (message.term, says_commit(&message).then_some(message.commit));
                 // Errors of `step` are dropped proposals and strangers' answers: nothing to do about either.
                 let _ = self.node.step(message);
-                if let Some((_, commit)) = told.filter(|(term, _)| *term == self.node.raft.term) {
-                    self.told_commit = self.told_commit.max(commit);
+                if term == self.node.raft.term {
+                    self.told_commit = self.told_commit.max(told.unwrap_or(0));
                 }
                 self.after_raft(fx);
             }
