@@ -139,11 +139,12 @@ impl World {
         }
     }
 
-    /// What the fastest clock says now, or will say before the run ends, may be said from now on: midnight may be near.
+    /// What the fastest clock says now, and what it will say before the run ends, may be said from now on: midnight may be
+    /// near, and each of both dates is one that something happens on.
     pub fn note_clocks(&mut self) {
         let (now, together) = (self.w.now, self.w.together_ms);
         let fastest = self.machines.iter().map(|m| m.clock.wall_ms(now, together)).max();
-        self.clocks.extend(fastest.map(|wall| (now, wall + HORIZON_MS)));
+        self.clocks.extend(fastest.into_iter().flat_map(|wall| [(now, wall), (now, wall + HORIZON_MS)]));
         self.fastest.extend(fastest.map(|wall| (now, wall)));
     }
 

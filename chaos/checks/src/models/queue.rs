@@ -108,7 +108,7 @@ impl<'a> QueueModel<'a> {
         let mut days: Vec<Day> = setting.days.iter().map(|(_, day)| *day).collect();
         let mut waits = BTreeMap::new();
         for outcome in seen {
-            days.extend(day_of(outcome));
+            days.extend(days_of(outcome));
             for ticket in tickets_of(outcome).iter().filter(|ticket| ticket.since_ms != 0) {
                 let wait = Wait { since_ms: ticket.since_ms, before_all: ticket.before_all };
                 waits.insert(&ticket.name, wait);
@@ -606,13 +606,18 @@ impl<'a> QueueModel<'a> {
     }
 }
 
-/// The date an answer shows.
-fn day_of(outcome: &Outcome) -> Option<Day> {
-    let Outcome::Done { reply, .. } = outcome else { return None };
+/// The dates an answer shows.
+fn days_of(outcome: &Outcome) -> Vec<Day> {
+    let Outcome::Done { reply, .. } = outcome else { return Vec::new() };
     match reply {
-        Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => Some(ticket.name.day),
-        Reply::Read(Seen::Queue(queue)) => (queue.day != 0).then_some(queue.day),
-        _ => None,
+        Reply::TicketTaken { ticket, .. } | Reply::Ticket(ticket) => vec![ticket.name.day],
+        // A window is opened on a day that nobody has taken a ticket of yet.
+        Reply::Window(window) => vec![window.day],
+        Reply::Read(Seen::Queue(queue)) => {
+            let windows = queue.windows.iter().flatten().map(|window| window.day);
+            windows.chain((queue.day != 0).then_some(queue.day)).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
