@@ -214,13 +214,8 @@ async fn what_came_with_failed_attempts_is_kept_listed_and_proven() {
     assert_eq!(reason(keeper.call(attempt(&dead.message_id, 77)).await), "FIELD_INVALID");
 
     // Given up, it is the case's, as the other side's answer would be.
-    let discard = proto::DiscardDeadLettersRequest {
-        channel: CHANNEL.into(),
-        oldest: 1,
-        reason: "служба закрыта".into(),
-        ..Default::default()
-    };
-    keeper.call(discard).await.unwrap();
+    let discard = ["channel", "discard", CHANNEL, &dead.message_id, "--reason", "служба закрыта"];
+    assert!(told(&world, &discard).starts_with("1 dead letters"));
     let exchange = world.ended(&case, "discarded").await;
     assert_eq!(exchange.others, dead.received);
     for (body, page) in exchange.others.into_iter().zip([pages[0], pages[2]]) {
