@@ -17,6 +17,8 @@ else
         exit 1
     }
     rm -f "$root.log"
+    # As a machine's is: the service user must come in.
+    chmod 0755 "$root"
 fi
 fail() { echo "check-deb: $*" >&2; exit 1; }
 inside() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C "$@"; }
