@@ -141,7 +141,18 @@ impl World {
             let is_member = self.w.table.get(node as u64 + 1).is_some();
             is_member && self.is_sound(node) && self.machines[node].holds_change_after(applied)
         };
-        self.is_changing() || (0..self.machines.len()).any(holds)
+        self.is_changing() || !self.is_removal_known() || (0..self.machines.len()).any(holds)
+    }
+
+    /// A majority of those who stay knows of all removals, and so will whoever they elect. Until then the loss of one who
+    /// knows may leave them in want of the vote of who is gone already (ADR 0012, what is left).
+    fn is_removal_known(&self) -> bool {
+        let voters = self.w.voters();
+        let knows = |node: &usize| {
+            let live = self.machines[*node].live.as_ref();
+            live.is_some_and(|live| live.has_removed(&self.w.table.removed))
+        };
+        voters.iter().filter(|node| knows(node)).count() > voters.len() / 2
     }
 
     /// Voters whose data are lost or wrong.

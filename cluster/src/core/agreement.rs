@@ -1,7 +1,8 @@
 //! Do members have the same hashes at the same index (rule 15)? Pure comparison of what they say.
 //!
 //! A majority with one hash is right: who differs quarantines. When no hash can have a majority any more, nobody
-//! knows who is right, and intake stops everywhere.
+//! knows who is right, and intake stops everywhere. A node judges no index that it has no hash of: who voted by then it may
+//! not know yet.
 
 use crate::{api::NodeId, status::Point};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +72,7 @@ fn judge(
     index: u64,
     said: &BTreeMap<NodeId, [u8; 32]>,
 ) -> Option<Finding> {
+    let own_hash = said.get(&own)?;
     let mut counts: BTreeMap<[u8; 32], usize> = BTreeMap::new();
     let mut spoken = 0;
     for (node, hash) in said {
@@ -84,7 +86,7 @@ fn judge(
     let majority = voters / 2 + 1;
     let (winner, count) = counts.iter().max_by_key(|(_, n)| **n)?;
     if *count >= majority {
-        if said.get(&own).is_some_and(|hash| hash != winner) {
+        if own_hash != winner {
             return Some(Finding::OwnMinority { index });
         }
         return said
@@ -121,6 +123,17 @@ mod tests {
         assert_eq!(a.note(3, (1024, B)), Some(Finding::Differs { index: 1024, node: 3 }));
         // Said again: no news.
         assert_eq!(a.note(3, (1024, B)), None);
+    }
+
+    /// n1 was alone once, its data have rotted since, and n2 was away while 2 and 3 became voters.
+    #[test]
+    fn who_has_not_come_so_far_accuses_nobody() {
+        let mut b = Agreement::new(2, 1);
+        b.set_voters([1].into());
+        assert_eq!(b.note(1, (1024, A)), None);
+        assert_eq!(b.note(3, (1024, B)), None, "by the voters it knows, a majority");
+        b.set_voters([1, 2, 3].into());
+        assert_eq!(b.note(2, (1024, B)), Some(Finding::Differs { index: 1024, node: 1 }));
     }
 
     #[test]

@@ -116,11 +116,14 @@ impl Exchange {
         }
     }
 
-    /// The leader of this term has heard of a report on a delivery, which may have applied elsewhere before.
+    /// The leader of this term has heard of a report on a delivery, which may have applied elsewhere before. Who reports has
+    /// it: an acknowledgement that comes after is no news.
     pub fn reported(&mut self, term: u64, id: &str, token: Token) {
         let now_us = self.clocks.now_us;
         if let Some(delivery) = self.clocks.out.get_mut(&(id.to_owned(), token)) {
-            delivery.heard.entry(term).or_default().progressed_us = Some(now_us);
+            let heard = delivery.heard.entry(term).or_default();
+            heard.working_us.get_or_insert(now_us);
+            heard.progressed_us = Some(now_us);
         }
     }
 

@@ -412,6 +412,19 @@ fn a_delivery_has_its_whole_time() {
     reported.reported(1, "c.1", TOKEN);
     assert!(!lapses(&mut reported, 3_200_000, 1, Why::Overdue));
     assert!(lapses(&mut reported, 4_700_000, 1, Why::Overdue));
+    // A report says that it arrived, too: an acknowledgement that comes later begins nothing anew.
+    let late = || {
+        let mut exchange = handed();
+        exchange.now(1_500_000);
+        exchange.committed(NOW, &says(1, Said::Progress), vec![moved("c.1", Move::Progressed, out(1))]);
+        exchange.reported(1, "c.1", TOKEN);
+        exchange.now(3_100_000);
+        exchange.acknowledged(1, "c.1", TOKEN);
+        exchange
+    };
+    assert!(!lapses(&mut late(), 3_100_000, 1, Why::Overdue));
+    assert!(!lapses(&mut late(), 3_200_000, 1, Why::Unheard));
+    assert!(lapses(&mut late(), 3_200_000, 1, Why::Overdue));
     // The way is lost: what was not acknowledged goes back at once, what was stays until a goodbye.
     for (gone, overdue) in [(false, false), (true, true)] {
         let mut lost = handed();

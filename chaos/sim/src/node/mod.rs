@@ -399,6 +399,12 @@ impl Live {
         asked || self.driver.as_ref().is_some_and(Driver::is_changing)
     }
 
+    /// Have all of these been taken out, as far as this node has applied?
+    pub fn has_removed(&self, nodes: &[u64]) -> bool {
+        let table = self.driver.as_ref().map(Driver::table);
+        table.is_some_and(|table| nodes.iter().all(|node| table.is_removed(*node)))
+    }
+
     /// Asks for a change of members; what becomes of it is seen in the table.
     pub fn change(&mut self, w: &mut Core, change: MemberChange) {
         self.raft.changes_asked += 1;
