@@ -14,13 +14,18 @@ pub const REASON_REMOVED: &str = "removed: this node is not a member of the clus
 /// What brings such a machine back.
 pub const REMEDY_NEW_ID: &str = "remove this node's data, run `okno init --join` under an id that was never used, and add it as a new member";
 
+/// What a node whose data are gone, while others have pinned it as it was, must be told.
+pub const REMEDY_DISOWNED: &str = "keep this directory closed; bring the old data directory back, or add this machine as a new member \
+                                   under a node id that was never used";
+
 /// Where a node is in its life. Followed through [`crate::ClusterHandle::phases`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodePhase {
     /// Opening stores.
     Starting,
-    /// Waiting until the incarnations of all members are known (rule 14): neither votes nor serves.
-    Pinning { missing: Vec<NodeId> },
+    /// Waiting until all founders have taken this node's hello, by which all incarnations are known (rule 14): neither
+    /// votes nor serves. `refused_by`: those that never will, because they have pinned another incarnation of it.
+    Pinning { missing: Vec<NodeId>, refused_by: Vec<NodeId> },
     /// In the cluster. Whether it leads, and whether there is a leader, is the role's business.
     Serving,
     /// Closed to raft and clients; health and admin stay open (rule 12).
@@ -33,6 +38,19 @@ impl NodePhase {
     pub fn is_serving(&self) -> bool {
         matches!(self, Self::Serving)
     }
+    /// What it waits for and what is to be done about it, if it is pinning.
+    pub fn waits(&self) -> Option<(String, &'static str)> {
+        let Self::Pinning { missing, refused_by } = self else { return None };
+        if refused_by.is_empty() {
+            return Some((format!("waiting for nodes {missing:?} before the first commit"), ""));
+        }
+        let why = format!(
+            "waiting for nodes {missing:?}; nodes {refused_by:?} have pinned another incarnation of this node: its id died \
+             with its old data"
+        );
+        Some((why, REMEDY_DISOWNED))
+    }
+
     /// One word, for metrics and tables.
     pub fn name(&self) -> &'static str {
         match self {

@@ -32,6 +32,11 @@ pub trait Model {
     /// happen here.
     fn step(&self, state: &Self::State, op: &Self::Op, next: &mut Vec<Self::State>);
 
+    /// Which of the two is placed, of those that may be placed now and never ended, decides nothing of what can follow.
+    fn alike(&self, one: &Self::Op, other: &Self::Op) -> bool {
+        one == other
+    }
+
     /// The outcome that was seen leaves every state as it is, wherever it is possible.
     fn reads(&self, op: &Self::Op) -> bool;
 
@@ -247,7 +252,7 @@ fn open<M: Model>(
             // It fits only in another state.
             continue;
         }
-        let alike = |other: &usize| ended(*other).is_none() && operations[*other].op == timed.op;
+        let alike = |other: &usize| ended(*other).is_none() && model.alike(&operations[*other].op, &timed.op);
         if end.is_some() || !candidates.iter().any(alike) {
             candidates.push(place);
         }

@@ -20,6 +20,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
 };
+use uuid::Uuid;
 
 /// Raft messages remembered, to arrive again much later.
 const OLD_MAX: usize = 256;
@@ -42,7 +43,8 @@ pub enum Packet {
     Gossip(Box<Gossip>),
     Hello {
         hello: Box<Hello>,
-        answer: bool,
+        /// Of the node that is spoken to, when this answers its hello.
+        answers: Option<Uuid>,
     },
     /// A hello was refused: another incarnation of the speaker is pinned here.
     Disowned,

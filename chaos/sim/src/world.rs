@@ -276,7 +276,7 @@ impl World {
         match (arrival.from, arrival.packet) {
             (At::Node(from), Packet::Raft(messages)) => live.messages(w, from as u64 + 1, messages),
             (At::Node(from), Packet::Gossip(gossip)) => live.hear(w, from as u64 + 1, &gossip),
-            (At::Node(_), Packet::Hello { hello, answer }) => live.greeted(w, &hello, answer),
+            (At::Node(_), Packet::Hello { hello, answers }) => live.greeted(w, &hello, answers),
             (
                 At::Node(from),
                 packet @ (Packet::CopyBegin { .. }

@@ -2,6 +2,8 @@
 //!
 //! Invariants
 //! - Until `pinned`, the newest incarnation a founder says counts; from then on only the pinned one.
+//! - A founder pins once every other founder has taken its hello. One that was wiped and made again therefore never votes
+//!   while a founder lives that has pinned its former self: two such ones together could found a second cluster.
 //! - An id that is not a founder's is admitted by its certificate once this node is pinned, and pinned itself when it is
 //!   first met; a removed one never again.
 
@@ -39,6 +41,8 @@ pub struct Members {
     said: BTreeMap<NodeId, String>,
     levels: BTreeMap<NodeId, u32>,
     pinned: bool,
+    /// Nodes that have taken our own hello, as long as they are who they were then.
+    taken_by: BTreeSet<NodeId>,
     /// Nodes whose hello was taken before the table of members named another incarnation of them.
     barred: BTreeSet<NodeId>,
     /// Members that refuse us because they have pinned another incarnation of this node.
@@ -84,6 +88,7 @@ impl Members {
             levels: BTreeMap::from([(record.node_id, level::known())]),
             // Who joins meets founders that may be gone: it neither votes nor campaigns before the log makes it a voter.
             pinned: !record.pins.is_empty() || record.later.joined,
+            taken_by: BTreeSet::new(),
             barred: BTreeSet::new(),
             disowned_by: BTreeSet::new(),
         }
@@ -181,12 +186,18 @@ impl Members {
         enough > 0 && self.disowned_by.intersection(&others).count() >= enough
     }
 
-    /// Founders whose incarnation is not known.
-    pub fn missing(&self) -> Vec<NodeId> {
-        self.founders.iter().map(|m| m.node_id).filter(|id| !self.known.contains_key(id)).collect()
+    /// Members that never will take this node's hello.
+    pub fn refused_by(&self) -> Vec<NodeId> {
+        self.disowned_by.iter().copied().collect()
     }
 
-    /// The founders' pins, once all incarnations are known.
+    /// Founders that have not taken our hello.
+    pub fn missing(&self) -> Vec<NodeId> {
+        let others = self.founders.iter().map(|m| m.node_id).filter(|id| *id != self.own);
+        others.filter(|id| !self.taken_by.contains(id)).collect()
+    }
+
+    /// The founders' pins, once all have taken our hello.
     pub fn pins(&self) -> Option<Vec<(NodeId, Uuid)>> {
         self.missing().is_empty().then(|| {
             self.founders.iter().filter_map(|m| self.known.get(&m.node_id).map(|i| (m.node_id, *i))).collect()
@@ -209,6 +220,13 @@ impl Members {
             to,
             address: self.table.get(self.own).map(|m| m.peer_address.clone()).unwrap_or_default(),
         }
+    }
+
+    /// As [`Self::greet`], of a hello that answers ours: its speaker has taken it.
+    pub fn answered(&mut self, hello: &Hello, level: u32) -> Result<bool, Refusal> {
+        let news = self.greet(hello, level)?;
+        self.taken_by.insert(hello.node);
+        Ok(news)
     }
 
     /// Checks a hello and learns from it. `level` is the replicated feature level: who knows less could not read the log.
@@ -252,6 +270,7 @@ impl Members {
             Some(known) if *known == hello.incarnation => {}
             _ => {
                 self.known.insert(hello.node, hello.incarnation);
+                self.taken_by.remove(&hello.node);
             }
         }
         if !founder && pins && self.later.get(&hello.node) != Some(&hello.incarnation) {
@@ -303,18 +322,40 @@ mod tests {
         let mut one = new(&record(1));
         let two = new(&record(2));
         assert_eq!(one.missing(), vec![2, 3]);
-        one.greet(&two.hello(1), 1).expect("a member");
+        one.answered(&two.hello(1), 1).expect("a member");
         // Made anew before anything was pinned: the newest counts.
         let mut again = record(3);
-        one.greet(&new(&again).hello(1), 1).expect("a member");
+        one.answered(&new(&again).hello(1), 1).expect("a member");
         again.incarnation = Uuid::from_u128(333);
         let third = new(&again);
         one.greet(&third.hello(1), 1).expect("not pinned yet");
+        assert_eq!(one.missing(), vec![3], "this one has not taken our hello");
+        one.answered(&third.hello(1), 1).expect("it has now");
         let pins = one.pins().expect("complete");
         assert_eq!(pins[2], (3, Uuid::from_u128(333)));
         one.set_pinned();
         assert_eq!(one.greet(&new(&record(3)).hello(1), 1), Err(Refusal::Incarnation(3)));
         one.greet(&third.hello(1), 1).expect("the pinned one");
+    }
+
+    #[test]
+    fn founders_made_again_found_nothing_without_those_that_have_pinned_their_former_selves() {
+        let pins = (1..=3).map(|id| (id, Uuid::from_u128(100 + u128::from(id)))).collect();
+        let mut two = new(&IdentityRecord { pins, ..record(2) });
+        let again = |id| {
+            let incarnation = Uuid::from_u128(1000 + u128::from(id));
+            new(&IdentityRecord { incarnation, ..record(id) })
+        };
+        let (mut one, mut three) = (again(1), again(3));
+        one.answered(&three.hello(1), 1).expect("made again as well");
+        three.answered(&one.hello(3), 1).expect("made again as well");
+        // It still connects to them, and says who it is; to theirs it says no.
+        one.greet(&two.hello(1), 1).expect("a founder");
+        three.greet(&two.hello(3), 1).expect("a founder");
+        assert_eq!(two.greet(&one.hello(2), 1), Err(Refusal::Incarnation(1)));
+        assert_eq!(two.greet(&three.hello(2), 1), Err(Refusal::Incarnation(3)));
+        assert_eq!((one.missing(), one.pins()), (vec![2], None), "two of three could elect each other");
+        assert_eq!((three.missing(), three.pins()), (vec![2], None));
     }
 
     #[test]
@@ -344,7 +385,7 @@ mod tests {
         let hello = |id, feature_level| Hello { feature_level, ..new(&record(id)).hello(1) };
         assert_eq!(one.greet(&hello(2, 1), 2), Err(Refusal::Level { theirs: 1, needed: 2 }));
         assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
-        one.greet(&hello(2, 1), 1).expect("level 1 is all it takes");
+        one.answered(&hello(2, 1), 1).expect("level 1 is all it takes");
         assert_eq!(one.below(2), vec![(2, Some(1)), (3, None)]);
         one.greet(&hello(2, 2), 1).expect("a newer binary");
         one.greet(&hello(3, level::known() + 1), 1).expect("a newer binary still");

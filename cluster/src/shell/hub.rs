@@ -578,19 +578,19 @@ impl Hub {
 
     /// What the members know of each other may have changed: pins to be written, or who is missing.
     pub fn look_at_pins(&self) {
-        let (pins, missing) = {
+        let (pins, missing, refused_by) = {
             let members = self.members.lock();
             if members.pinned() {
                 return;
             }
-            (members.pins(), members.missing())
+            (members.pins(), members.missing(), members.refused_by())
         };
         match pins {
             Some(pins) => self.inbox.pins(pins),
             None => {
                 self.phase.send_if_modified(|phase| {
                     let pinning = matches!(phase, NodePhase::Starting | NodePhase::Pinning { .. });
-                    let next = NodePhase::Pinning { missing };
+                    let next = NodePhase::Pinning { missing, refused_by };
                     let changed = pinning && *phase != next;
                     if changed {
                         *phase = next;

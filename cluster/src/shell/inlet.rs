@@ -3,8 +3,8 @@
 use super::{copies::Copies, hub::Hub};
 use crate::{
     api::NodeId,
-    core::event::Event,
-    status::{REASON_REMOVED, REMEDY_NEW_ID},
+    core::{event::Event, pins::Members},
+    status::{REASON_REMOVED, REMEDY_DISOWNED, REMEDY_NEW_ID},
     transport::{ForwardRefusal, Gossip, Hello, Inlet, PeerIdentity, Refusal, SnapshotSink},
 };
 use bytes::Bytes;
@@ -15,33 +15,13 @@ use std::sync::{
     atomic::Ordering::{Acquire, Relaxed},
 };
 
-impl Inlet for Hub {
-    fn hello(&self, to: NodeId) -> Hello {
-        self.members.lock().hello(to)
-    }
-
-    fn greet(&self, hello: &Hello, certificate: Option<&PeerIdentity>) -> Result<(), Refusal> {
-        if !self.is_open() {
-            return Err(Refusal::Closed);
-        }
-        if let Some(certificate) = certificate {
-            if certificate.node_id != hello.node {
-                return Err(Refusal::Certificate(format!(
-                    "names node {}, the hello node {}",
-                    certificate.node_id, hello.node
-                )));
-            }
-            if let Some(cluster) = &self.settings.certificate_cluster
-                && *cluster != certificate.cluster
-            {
-                return Err(Refusal::Certificate(format!("names cluster {:?}", certificate.cluster)));
-            }
-        }
+impl Hub {
+    /// Takes a hello into account: whom to pin, and whom to connect to.
+    fn learn(&self, hello: impl FnOnce(&mut Members, u32) -> Result<bool, Refusal>) -> Result<(), Refusal> {
         let level = self.reader.level();
         let (news, later) = {
             let mut members = self.members.lock();
-            let news = members.greet(hello, level)?;
-            (news, members.later_pins())
+            (hello(&mut members, level)?, members.later_pins())
         };
         if news {
             self.inbox.later_pins(later);
@@ -49,6 +29,37 @@ impl Inlet for Hub {
         }
         self.look_at_pins();
         Ok(())
+    }
+}
+
+impl Inlet for Hub {
+    fn hello(&self, to: NodeId) -> Hello {
+        self.members.lock().hello(to)
+    }
+
+    fn greet(&self, hello: &Hello, certificate: &PeerIdentity) -> Result<(), Refusal> {
+        if !self.is_open() {
+            return Err(Refusal::Closed);
+        }
+        if certificate.node_id != hello.node {
+            return Err(Refusal::Certificate(format!(
+                "names node {}, the hello node {}",
+                certificate.node_id, hello.node
+            )));
+        }
+        if let Some(cluster) = &self.settings.certificate_cluster
+            && *cluster != certificate.cluster
+        {
+            return Err(Refusal::Certificate(format!("names cluster {:?}", certificate.cluster)));
+        }
+        self.learn(|members, level| members.greet(hello, level))
+    }
+
+    fn answered(&self, hello: &Hello) -> Result<(), Refusal> {
+        if !self.is_open() {
+            return Err(Refusal::Closed);
+        }
+        self.learn(|members, level| members.answered(hello, level))
     }
 
     fn messages(&self, from: NodeId, messages: Vec<Message>) {
@@ -102,9 +113,10 @@ impl Inlet for Hub {
         if self.members.lock().disowned_by(by) {
             self.quarantine(
                 "the other members have pinned another incarnation of this node: its id died with its old data",
-                "keep this directory closed; bring the old data directory back, or add this machine as a new member \
-                 under a node id that was never used",
+                REMEDY_DISOWNED,
             );
+        } else {
+            self.look_at_pins();
         }
     }
 

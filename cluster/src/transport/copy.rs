@@ -151,7 +151,7 @@ pub async fn receive(
         .ok_or_else(|| refused(&Refusal::Malformed("no begin")))?;
     let hello = begin.hello.as_ref().ok_or_else(|| refused(&Refusal::Malformed("no hello")))?;
     let hello = wire::hello_in(hello).map_err(|r| refused(&r))?;
-    inlet.greet(&hello, Some(&certificate)).map_err(|r| refused(&r))?;
+    inlet.greet(&hello, &certificate).map_err(|r| refused(&r))?;
     let from = hello.node;
     let (chunks, incoming) = mpsc::channel::<SnapshotChunk>(CHUNKS_WAITING);
     let (tell, answers) = mpsc::channel(CHUNKS_WAITING);

@@ -244,7 +244,7 @@ impl Rpc for PeerEndpoint {
             .and_then(|frame| frame.hello)
             .ok_or_else(|| refuse(Refusal::Malformed("no hello")))?;
         let hello = wire::hello_in(&first).map_err(refuse)?;
-        self.inlet.greet(&hello, Some(&certificate)).map_err(refuse)?;
+        self.inlet.greet(&hello, &certificate).map_err(refuse)?;
         let replies = Arc::new(ReplyQueue::default());
         let reader = Reader {
             from: hello.node,

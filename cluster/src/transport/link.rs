@@ -107,8 +107,7 @@ impl Link {
         if theirs.node != self.node {
             return Err(refused(&Refusal::UnknownNode(theirs.node)));
         }
-        // The connector has checked the certificate.
-        self.inlet.greet(&theirs, None).map_err(|r| refused(&r))?;
+        self.inlet.answered(&theirs).map_err(|r| refused(&r))?;
         self.queue.up(number);
         tracing::info!(node = self.node, "link to peer is up");
         while let Some(frame) = within(SILENCE, answers.message()).await?? {

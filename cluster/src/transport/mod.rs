@@ -178,9 +178,10 @@ pub trait Transport: Send + Sync {
 pub trait Inlet: Send + Sync {
     /// The hello this node says to `to`.
     fn hello(&self, to: NodeId) -> Hello;
-    /// Checks the other side's hello. `certificate` is `None` on outbound connections, where the connector has
-    /// checked it.
-    fn greet(&self, hello: &Hello, certificate: Option<&PeerIdentity>) -> Result<(), Refusal>;
+    /// Checks the hello of one that connects to us.
+    fn greet(&self, hello: &Hello, certificate: &PeerIdentity) -> Result<(), Refusal>;
+    /// Checks the answer to our own hello, which its speaker has taken. The connector has checked the certificate.
+    fn answered(&self, hello: &Hello) -> Result<(), Refusal>;
     fn messages(&self, from: NodeId, messages: Vec<Message>);
     /// `Err`: the other side was removed meanwhile, and is to be told so.
     fn gossip(&self, from: NodeId, gossip: Gossip) -> Result<(), Refusal>;

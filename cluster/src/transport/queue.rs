@@ -273,7 +273,10 @@ mod tests {
         ) -> Result<Box<dyn SnapshotSink>, String> {
             Err("not here".into())
         }
-        fn greet(&self, _: &Hello, _: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        fn greet(&self, _: &Hello, _: &PeerIdentity) -> Result<(), Refusal> {
+            unreachable!("not asked")
+        }
+        fn answered(&self, _: &Hello) -> Result<(), Refusal> {
             unreachable!("not asked")
         }
         fn messages(&self, _: NodeId, _: Vec<Message>) {}

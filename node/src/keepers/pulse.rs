@@ -164,10 +164,7 @@ fn line(cluster: &ClusterHandle, outcome: &Result<(), String>) -> String {
     match &*cluster.phases().borrow() {
         NodePhase::Serving => {}
         NodePhase::Quarantined { reason, remedy } => return format!("quarantined: {reason}. {remedy}"),
-        NodePhase::Pinning { missing } => {
-            return format!("waiting for nodes {missing:?} before the first commit");
-        }
-        other => return other.name().to_owned(),
+        other => return other.waits().map_or_else(|| other.name().to_owned(), |(why, _)| why),
     }
     match cluster.role().role {
         Role::Leader { .. } => "serving, leads".into(),

@@ -52,8 +52,10 @@ impl Node {
             Box::new(move || match &*phases.borrow() {
                 NodePhase::Serving => Ok(()),
                 NodePhase::Quarantined { reason, remedy } => Err(format!("quarantined: {reason}. {remedy}")),
-                NodePhase::Pinning { missing } => Err(format!("waiting for nodes {missing:?}")),
-                other => Err(other.name().to_owned()),
+                other => Err(match other.waits() {
+                    Some((why, remedy)) => format!("{why}. {remedy}"),
+                    None => other.name().to_owned(),
+                }),
             }),
         );
         let stop = self.stop.clone();

@@ -68,7 +68,9 @@ fn member(status: &ClusterStatus, member: &MemberStatus) -> v1::Member {
 fn status_response(status: &ClusterStatus, started_at: SystemTime) -> v1::GetStatusResponse {
     let (reason, remedy) = match &status.phase {
         NodePhase::Quarantined { reason, remedy } => (reason.clone(), remedy.clone()),
-        NodePhase::Pinning { missing } => (format!("waiting for nodes {missing:?}"), String::new()),
+        NodePhase::Pinning { .. } => {
+            status.phase.waits().map(|(why, remedy)| (why, remedy.to_owned())).unwrap_or_default()
+        }
         NodePhase::Starting | NodePhase::Serving | NodePhase::Stopping => {
             (status.alarms.join("; "), String::new())
         }

@@ -34,8 +34,10 @@ pub struct State<'a> {
 /// The model of one case.
 pub struct CaseModel<'a> {
     setting: &'a Setting,
-    /// Numbers under which reads have shown documents, by reference: a document never has another.
+    /// Numbers under which reads have shown documents, by reference: a document never has another,
     numbers: BTreeMap<&'a str, u32>,
+    /// and a number is never given again.
+    references: BTreeMap<u32, &'a str>,
     /// No date but the first was possible.
     first_day: u32,
 }
@@ -48,10 +50,14 @@ enum Decision<'a> {
 impl<'a> CaseModel<'a> {
     /// `reads`: everything that was seen of this case.
     pub fn new(setting: &'a Setting, reads: impl Iterator<Item = &'a CaseSeen>) -> Self {
-        let documents = reads.flat_map(|seen| &seen.documents);
+        let references: BTreeMap<u32, &str> = reads
+            .flat_map(|seen| &seen.documents)
+            .map(|(number, reference)| (*number, reference.as_str()))
+            .collect();
         Self {
             setting,
-            numbers: documents.map(|(number, reference)| (reference.as_str(), *number)).collect(),
+            numbers: references.iter().map(|(number, reference)| (*reference, *number)).collect(),
+            references,
             first_day: setting.days.first().map_or(0, |(_, day)| *day),
         }
     }
@@ -97,7 +103,8 @@ impl<'a> CaseModel<'a> {
                 if document > DOCUMENTS_MAX {
                     return refused("CASE_LIMIT");
                 }
-                if self.numbers.get(reference.as_str()).is_some_and(|number| *number != document) {
+                let another = self.numbers.get(reference.as_str()).is_some_and(|number| *number != document);
+                if another || self.references.get(&document).is_some_and(|shown| shown != reference) {
                     return Vec::new();
                 }
                 let mut next = state.clone();
@@ -261,6 +268,18 @@ impl<'a> Model for CaseModel<'a> {
 
     fn reads(&self, op: &Op<'a>) -> bool {
         op.reads()
+    }
+
+    fn alike(&self, one: &Op<'a>, other: &Op<'a>) -> bool {
+        // Documents that nobody ever saw have names that nobody ever saw.
+        let unseen = |op: &Op<'a>| match op.call {
+            Call::AddDocument { reference, sheets } if op.seen.is_none() => {
+                let named = self.numbers.contains_key(reference.as_str());
+                (!named).then(|| (*sheets > SHEETS_MAX, self.setting.officers.get(&op.client)))
+            }
+            _ => None,
+        };
+        one == other || unseen(one).is_some_and(|one| unseen(other) == Some(one))
     }
 
     fn show_op(&self, op: &Op<'a>) -> String {

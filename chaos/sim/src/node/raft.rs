@@ -30,6 +30,7 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
+use uuid::Uuid;
 
 /// As of production's raft thread.
 const LEVEL_EVERY_TICKS: u64 = 10;
@@ -392,7 +393,7 @@ impl Live {
             let to = Self::place(node);
             // Until the other has said hello there is no connection; it is tried again and again.
             if self.phase == Phase::Pinning || !self.greeted.contains_key(&to) {
-                self.say_hello(w, to, false);
+                self.say_hello(w, to, None);
             }
             w.send_news(self.ix, to, Packet::Gossip(Box::new(gossip.clone())));
         }
@@ -409,9 +410,9 @@ impl Live {
         }
     }
 
-    fn say_hello(&self, w: &mut Core, to: usize, answer: bool) {
+    fn say_hello(&self, w: &mut Core, to: usize, answers: Option<Uuid>) {
         let hello = Box::new(self.members.hello(to as u64 + 1));
-        w.send_news(self.ix, to, Packet::Hello { hello, answer });
+        w.send_news(self.ix, to, Packet::Hello { hello, answers });
     }
 
     pub fn hear(&mut self, w: &mut Core, from: u64, gossip: &Gossip) {
@@ -446,13 +447,21 @@ impl Live {
         }
     }
 
-    /// A hello on a connection just made; the answer is this node's own.
-    pub fn greeted(&mut self, w: &mut Core, hello: &Hello, answer: bool) {
+    /// A hello on a connection just made; the answer is this node's own. An answer to a hello of the node's former self
+    /// comes by a connection that died with it.
+    pub fn greeted(&mut self, w: &mut Core, hello: &Hello, answers: Option<Uuid>) {
         if !self.is_open() {
             return;
         }
         let from = Self::place(hello.node);
-        match self.members.greet(hello, self.reader.level()) {
+        let level = self.reader.level();
+        let own = self.members.hello(hello.node).incarnation;
+        let taken = match answers {
+            None => self.members.greet(hello, level),
+            Some(asked) if asked == own => self.members.answered(hello, level),
+            Some(_) => return,
+        };
+        match taken {
             Ok(news) => {
                 if w.of[from] != w.of[self.ix] {
                     w.watch_foreign(self.ix, from);
@@ -466,8 +475,8 @@ impl Live {
                     self.raft.later_pins = true;
                     self.wake_raft(w);
                 }
-                if !answer {
-                    self.say_hello(w, usize::try_from(hello.node - 1).unwrap_or(0), true);
+                if answers.is_none() {
+                    self.say_hello(w, from, Some(hello.incarnation));
                 }
                 self.look_at_pins(w);
             }
