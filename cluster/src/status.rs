@@ -51,6 +51,18 @@ impl NodePhase {
         Some((why, REMEDY_DISOWNED))
     }
 
+    /// One line: what it is, why, and what is to be done.
+    pub fn line(&self) -> String {
+        if let Self::Quarantined { reason, remedy } = self {
+            return format!("quarantined: {reason}. {remedy}");
+        }
+        match self.waits() {
+            Some((why, "")) => why,
+            Some((why, remedy)) => format!("{why}. {remedy}"),
+            None => self.name().to_owned(),
+        }
+    }
+
     /// One word, for metrics and tables.
     pub fn name(&self) -> &'static str {
         match self {

@@ -40,7 +40,11 @@ pub enum End {
 
 pub enum Packet {
     Raft(Vec<Message>),
-    Gossip(Box<Gossip>),
+    Gossip {
+        gossip: Box<Gossip>,
+        /// Of the node that is spoken to, if the speaker has taken its hello.
+        taken: Option<Uuid>,
+    },
     Hello {
         hello: Box<Hello>,
         /// Of the node that is spoken to, when this answers its hello.
@@ -119,7 +123,7 @@ impl fmt::Debug for Packet {
                 }
                 Ok(())
             }
-            Self::Gossip(gossip) => write!(f, "gossip, applied {}", gossip.applied),
+            Self::Gossip { gossip, .. } => write!(f, "gossip, applied {}", gossip.applied),
             Self::Hello { .. } => write!(f, "hello"),
             Self::Disowned => write!(f, "refused: another incarnation"),
             Self::Removed => write!(f, "refused: removed"),

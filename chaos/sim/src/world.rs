@@ -269,13 +269,15 @@ impl World {
             return false;
         };
         let w = &mut self.w;
-        if w.trace.on() && !matches!(arrival.packet, Packet::Gossip(_)) {
+        if w.trace.on() && !matches!(arrival.packet, Packet::Gossip { .. }) {
             let line = format!("{:?} -> n{}: {:?}", arrival.from, node + 1, arrival.packet);
             w.trace.say(w.now, format_args!("{line}"));
         }
         match (arrival.from, arrival.packet) {
             (At::Node(from), Packet::Raft(messages)) => live.messages(w, from as u64 + 1, messages),
-            (At::Node(from), Packet::Gossip(gossip)) => live.hear(w, from as u64 + 1, &gossip),
+            (At::Node(from), Packet::Gossip { gossip, taken }) => {
+                live.hear(w, from as u64 + 1, &gossip, taken)
+            }
             (At::Node(_), Packet::Hello { hello, answers }) => live.greeted(w, &hello, answers),
             (
                 At::Node(from),

@@ -197,11 +197,12 @@ impl Members {
         others.filter(|id| !self.taken_by.contains(id)).collect()
     }
 
-    /// The founders' pins, once all have taken our hello.
+    /// The founders' pins, or what is to be pinned once all have taken our hello.
     pub fn pins(&self) -> Option<Vec<(NodeId, Uuid)>> {
-        self.missing().is_empty().then(|| {
-            self.founders.iter().filter_map(|m| self.known.get(&m.node_id).map(|i| (m.node_id, *i))).collect()
-        })
+        if !self.pinned && !self.missing().is_empty() {
+            return None;
+        }
+        self.founders.iter().map(|m| self.known.get(&m.node_id).map(|i| (m.node_id, *i))).collect()
     }
 
     /// Pins of those that came after the founders.
@@ -225,8 +226,16 @@ impl Members {
     /// As [`Self::greet`], of a hello that answers ours: its speaker has taken it.
     pub fn answered(&mut self, hello: &Hello, level: u32) -> Result<bool, Refusal> {
         let news = self.greet(hello, level)?;
-        self.taken_by.insert(hello.node);
+        self.taken(hello.node, hello.incarnation);
         Ok(news)
+    }
+
+    /// This node answered our hello, or goes on speaking after our answer to its own: it has taken it.
+    pub fn taken(&mut self, node: NodeId, incarnation: Uuid) {
+        if self.known.get(&node) == Some(&incarnation) {
+            self.taken_by.insert(node);
+            self.disowned_by.remove(&node);
+        }
     }
 
     /// Checks a hello and learns from it. `level` is the replicated feature level: who knows less could not read the log.
@@ -359,6 +368,40 @@ mod tests {
     }
 
     #[test]
+    fn a_founder_that_goes_on_speaking_has_taken_our_answer() {
+        let mut one = new(&record(1));
+        let again = IdentityRecord { incarnation: Uuid::from_u128(222), ..record(2) };
+        one.greet(&new(&record(2)).hello(1), 1).expect("a founder");
+        one.greet(&new(&again).hello(1), 1).expect("made again: the newest counts");
+        one.taken(2, record(2).incarnation);
+        assert_eq!(one.missing(), vec![2, 3], "what its former self took is nothing");
+        one.taken(2, again.incarnation);
+        assert_eq!(one.missing(), vec![3]);
+    }
+
+    #[test]
+    fn what_is_pinned_is_known_after_a_restart_before_anybody_is_met() {
+        let pins: Vec<_> = (1..=3).map(|id| (id, Uuid::from_u128(100 + u128::from(id)))).collect();
+        let one = new(&IdentityRecord { pins: pins.clone(), ..record(1) });
+        assert_eq!(
+            (one.missing(), one.pins()),
+            (vec![2, 3], Some(pins)),
+            "the first commit is compared with it"
+        );
+    }
+
+    #[test]
+    fn who_takes_our_hello_does_not_disown_us_any_more() {
+        let mut one = new(&record(1));
+        assert!(!one.disowned_by(2));
+        assert_eq!(one.refused_by(), vec![2]);
+        let again = IdentityRecord { incarnation: Uuid::from_u128(222), ..record(2) };
+        one.answered(&new(&again).hello(1), 1).expect("made again as well");
+        assert_eq!(one.refused_by(), vec![]);
+        assert!(!one.disowned_by(3), "one of two");
+    }
+
+    #[test]
     fn refuses_strangers_and_names_the_reason() {
         let mut one = new(&record(1));
         let hello = new(&record(2)).hello(1);
@@ -376,7 +419,7 @@ mod tests {
             one.greet(&with(|h| h.protocol = 2), 1),
             Err(Refusal::Protocol { theirs: 2, ours: PROTOCOL })
         );
-        assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
+        assert!(one.admitted().is_empty() && one.level(2).is_none(), "a refused hello teaches nothing");
     }
 
     #[test]
@@ -384,7 +427,7 @@ mod tests {
         let mut one = new(&record(1));
         let hello = |id, feature_level| Hello { feature_level, ..new(&record(id)).hello(1) };
         assert_eq!(one.greet(&hello(2, 1), 2), Err(Refusal::Level { theirs: 1, needed: 2 }));
-        assert_eq!(one.missing(), vec![2, 3], "a refused hello teaches nothing");
+        assert!(one.admitted().is_empty() && one.level(2).is_none(), "a refused hello teaches nothing");
         one.answered(&hello(2, 1), 1).expect("level 1 is all it takes");
         assert_eq!(one.below(2), vec![(2, Some(1)), (3, None)]);
         one.greet(&hello(2, 2), 1).expect("a newer binary");

@@ -14,6 +14,7 @@ use std::sync::{
     Arc,
     atomic::Ordering::{Acquire, Relaxed},
 };
+use uuid::Uuid;
 
 impl Hub {
     /// Takes a hello into account: whom to pin, and whom to connect to.
@@ -60,6 +61,11 @@ impl Inlet for Hub {
             return Err(Refusal::Closed);
         }
         self.learn(|members, level| members.answered(hello, level))
+    }
+
+    fn taken(&self, by: NodeId, incarnation: Uuid) {
+        self.members.lock().taken(by, incarnation);
+        self.look_at_pins();
     }
 
     fn messages(&self, from: NodeId, messages: Vec<Message>) {

@@ -35,6 +35,7 @@ use std::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 /// The service that the node's peer listener serves. The TLS layer must insert [`PeerIdentity`] into the
 /// extensions of every request.
@@ -248,6 +249,7 @@ impl Rpc for PeerEndpoint {
         let replies = Arc::new(ReplyQueue::default());
         let reader = Reader {
             from: hello.node,
+            incarnation: hello.incarnation,
             inlet: self.inlet.clone(),
             replies: replies.clone(),
             in_hand: self.in_hand.clone(),
@@ -280,6 +282,7 @@ impl Rpc for PeerEndpoint {
 /// Reads one inbound link.
 struct Reader {
     from: NodeId,
+    incarnation: Uuid,
     inlet: Arc<dyn Inlet>,
     replies: Arc<ReplyQueue>,
     in_hand: Arc<AtomicUsize>,
@@ -296,11 +299,15 @@ impl Drop for Slot {
 
 impl Reader {
     async fn run(&self, mut frames: Streaming<LinkRequest>) -> Result<(), Status> {
+        let mut first = true;
         loop {
             let frame = timeout(SILENCE, frames.message())
                 .await
                 .map_err(|_| Status::deadline_exceeded("the peer is silent"))??;
             let Some(frame) = frame else { return Ok(()) };
+            if std::mem::take(&mut first) {
+                self.inlet.taken(self.from, self.incarnation);
+            }
             if !frame.raft.is_empty() {
                 let messages = wire::messages_in(&frame.raft).map_err(|r| refused(&r))?;
                 self.inlet.messages(self.from, messages);

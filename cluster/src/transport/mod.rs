@@ -182,6 +182,8 @@ pub trait Inlet: Send + Sync {
     fn greet(&self, hello: &Hello, certificate: &PeerIdentity) -> Result<(), Refusal>;
     /// Checks the answer to our own hello, which its speaker has taken. The connector has checked the certificate.
     fn answered(&self, hello: &Hello) -> Result<(), Refusal>;
+    /// This one, which connected to us, goes on speaking after our answer: it has taken our hello.
+    fn taken(&self, by: NodeId, incarnation: Uuid);
     fn messages(&self, from: NodeId, messages: Vec<Message>);
     /// `Err`: the other side was removed meanwhile, and is to be told so.
     fn gossip(&self, from: NodeId, gossip: Gossip) -> Result<(), Refusal>;

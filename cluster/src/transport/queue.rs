@@ -279,6 +279,7 @@ mod tests {
         fn answered(&self, _: &Hello) -> Result<(), Refusal> {
             unreachable!("not asked")
         }
+        fn taken(&self, _: NodeId, _: uuid::Uuid) {}
         fn messages(&self, _: NodeId, _: Vec<Message>) {}
         fn gossip(&self, _: NodeId, _: Gossip) -> Result<(), Refusal> {
             Ok(())

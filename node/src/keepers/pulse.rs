@@ -163,8 +163,7 @@ fn line(cluster: &ClusterHandle, outcome: &Result<(), String>) -> String {
     }
     match &*cluster.phases().borrow() {
         NodePhase::Serving => {}
-        NodePhase::Quarantined { reason, remedy } => return format!("quarantined: {reason}. {remedy}"),
-        other => return other.waits().map_or_else(|| other.name().to_owned(), |(why, _)| why),
+        other => return other.line(),
     }
     match cluster.role().role {
         Role::Leader { .. } => "serving, leads".into(),

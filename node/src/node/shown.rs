@@ -51,11 +51,7 @@ impl Node {
             "phase",
             Box::new(move || match &*phases.borrow() {
                 NodePhase::Serving => Ok(()),
-                NodePhase::Quarantined { reason, remedy } => Err(format!("quarantined: {reason}. {remedy}")),
-                other => Err(match other.waits() {
-                    Some((why, remedy)) => format!("{why}. {remedy}"),
-                    None => other.name().to_owned(),
-                }),
+                other => Err(other.line()),
             }),
         );
         let stop = self.stop.clone();

@@ -395,7 +395,8 @@ impl Live {
             if self.phase == Phase::Pinning || !self.greeted.contains_key(&to) {
                 self.say_hello(w, to, None);
             }
-            w.send_news(self.ix, to, Packet::Gossip(Box::new(gossip.clone())));
+            let (gossip, taken) = (Box::new(gossip.clone()), self.greeted.get(&to).copied());
+            w.send_news(self.ix, to, Packet::Gossip { gossip, taken });
         }
         if self.phase != Phase::Quarantined {
             let next = self.clock.span_us(super::GOSSIP_MS * 1_000);
@@ -415,13 +416,20 @@ impl Live {
         w.send_news(self.ix, to, Packet::Hello { hello, answers });
     }
 
-    pub fn hear(&mut self, w: &mut Core, from: u64, gossip: &Gossip) {
+    /// `taken`: whose hello the speaker has taken of this node.
+    pub fn hear(&mut self, w: &mut Core, from: u64, gossip: &Gossip, taken: Option<Uuid>) {
         if self.members.table().is_removed(from) {
             return w.send_news(self.ix, Self::place(from), Packet::Removed);
         }
         if self.members.barred().contains(&from) {
             self.greeted.remove(&Self::place(from));
             return w.send_news(self.ix, Self::place(from), Packet::Disowned);
+        }
+        if taken == Some(self.members.hello(from).incarnation)
+            && let Some(speaker) = self.greeted.get(&Self::place(from))
+        {
+            self.members.taken(from, *speaker);
+            self.look_at_pins(w);
         }
         let now = self.now_ms(w);
         let found = self.peers.hear(from, gossip, now);
