@@ -4,14 +4,14 @@
 
 mod common;
 
-use common::{apply_all, choices, genesis, make_log, open};
+use common::{apply_all, choices, genesis, make_log, open, settle_configuration};
 use okno_storage::{
     engine::{Batch, Cf, Engine, Read, Sync},
     error::StorageError,
-    log::{HardState, LogEntry, LogStore},
+    log::{EntryKind, HardState, LogEntry, LogStore},
     memory::MemoryEngine,
     rocks::{LogTail, RocksEngine, RocksOptions},
-    state::StateStore,
+    state::{AppliedMark, StateStore},
 };
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::{
@@ -322,7 +322,24 @@ fn a_database_that_lost_column_families_is_refused() {
     assert_eq!(refused, whole.len().div_ceil(7));
 }
 
-/// A copy taken while the owner writes on says one applied index, and its rows and journal are those of that index.
+/// So many entries are committed together in the tests of copies.
+const COMMITTED_AT_ONCE: usize = 3;
+
+/// The copy says one applied index, and its rows and journal are those of that index; returns the index. Raft's commit index
+/// is what was known when that entry was applied: it is ahead of it where apply stops at a configuration entry.
+fn is_of_one_index(copy: &Path, log: &[LogEntry]) -> u64 {
+    let copy = open(&rocks(copy));
+    let index = copy.mark().index;
+    let applied = usize::try_from(index).expect("small");
+    let mut expected = open(&MemoryEngine::new());
+    apply_all(&mut expected, &log[..applied]);
+    let known = applied.next_multiple_of(COMMITTED_AT_ONCE).min(log.len()) as u64;
+    assert_eq!(*copy.mark(), AppliedMark { commit: known, ..expected.mark().clone() });
+    assert_eq!(digest(&copy), digest(&expected), "at {index}");
+    index
+}
+
+/// A copy taken while the owner writes on, whenever that is.
 #[test]
 fn a_checkpoint_is_the_state_at_one_index() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -331,7 +348,7 @@ fn a_checkpoint_is_the_state_at_one_index() {
     let copies: Vec<_> = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             let mut state = open(&engine);
-            for entries in log.chunks(3) {
+            for entries in log.chunks(COMMITTED_AT_ONCE) {
                 apply_all(&mut state, entries);
             }
         });
@@ -344,12 +361,7 @@ fn a_checkpoint_is_the_state_at_one_index() {
         copies
     });
     for into in &copies {
-        let copy = open(&rocks(into));
-        let index = usize::try_from(copy.mark().index).expect("small");
-        let mut expected = open(&MemoryEngine::new());
-        apply_all(&mut expected, &log[..index]);
-        assert_eq!(copy.mark(), expected.mark());
-        assert_eq!(digest(&copy), digest(&expected), "at {index}");
+        is_of_one_index(into, &log);
     }
     let before = digest(&open(&engine));
     fs::remove_dir_all(&copies[0]).expect("removes");
@@ -358,6 +370,44 @@ fn a_checkpoint_is_the_state_at_one_index() {
         engine.checkpoint(&copies[copies.len() - 1]).is_err() || copies.len() == 1,
         "never over another copy"
     );
+}
+
+/// Before a configuration entry, between it and the configuration it led to, and after: what a copy may meet by chance above.
+#[test]
+fn a_checkpoint_at_a_configuration_entry_is_before_it_or_after_what_it_led_to() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let log = a_log(400);
+    let engine = rocks(&dir.path().join("db"));
+    let mut state = open(&engine);
+    let mut copies = 0;
+    let mut copied = || {
+        copies += 1;
+        let into = dir.path().join(format!("copy{copies}"));
+        engine.checkpoint(&into).expect("copies");
+        is_of_one_index(&into, &log)
+    };
+    let (mut ahead, mut between) = (0, 0);
+    for committed in log.chunks(COMMITTED_AT_ONCE) {
+        let mut rest = committed;
+        let turns = committed.iter().any(|entry| entry.kind == EntryKind::Configuration);
+        while !rest.is_empty() {
+            let known = committed[committed.len() - 1].index;
+            let slice = state.apply(rest, known).expect("applies");
+            rest = &rest[slice.entries.len()..];
+            let configuration =
+                log[usize::try_from(slice.last - 1).expect("small")].kind == EntryKind::Configuration;
+            if configuration {
+                assert_eq!(copied(), slice.last - 1, "not without the configuration");
+                between += 1;
+                settle_configuration(&mut state, committed, slice.last);
+            }
+            if turns {
+                assert_eq!(copied(), slice.last);
+                ahead += usize::from(slice.last < known);
+            }
+        }
+    }
+    assert!(ahead > 0 && between > 0, "{ahead} copies behind the commit index, {between} between");
 }
 
 /// Found by measuring a million cases: filters and indexes were read whole, megabytes for each row looked up, once they had
