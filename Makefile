@@ -28,6 +28,7 @@ help: ## this list
 
 setup: ## install what the build needs (Debian, Ubuntu), or say what is missing
 	@sh scripts/setup.sh
+	@sh scripts/checkout.sh "$(CARGO_TARGET_DIR)"
 
 build: setup ## build every binary; a part of the workspace would choose other features and build dependencies anew
 	cargo build $(PROFILE) --workspace --bins
@@ -45,7 +46,7 @@ test: setup ## every test: units, scripts, properties, whole clusters, five minu
 	$(BIN)/okno-chaos sim --for 300s --seeds 500
 	$(BIN)/okno-chaos drill $(DRILLS_CI)
 
-setup-drills: ## install what the drills that need root call
+setup-drills: setup ## install what the drills that need root call
 	@sh scripts/setup.sh drills
 
 prove: setup-drills ## the whole proof: every mutant, 20,000 seeds, every drill (as root: some need it)

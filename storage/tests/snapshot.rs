@@ -315,6 +315,38 @@ fn a_crash_at_every_step_leaves_the_old_state_or_the_new_one() {
     }
 }
 
+/// Found by the simulator: while a hung disk kept a copy from being installed, the same one came again. Both had one directory, and
+/// what became of the second took the first one's files away, which `identity` named by then.
+#[test]
+fn a_copy_that_comes_again_leaves_alone_the_one_being_installed() {
+    for first_is_installed in [true, false] {
+        for (one, two) in pairs() {
+            let log = a_log(60);
+            let (mut sender, mut receiver) = (one.start(), two.start());
+            sender.advance(&log);
+            receiver.advance(&log[..10]);
+            let source = sender.take();
+            let receive = |receiver: &Node| {
+                let mut transfer = receiver.begin(source.manifest());
+                assert!(send(&*source, &mut transfer, 4096, usize::MAX));
+                receiver.home.candidate(transfer)
+            };
+            let first = receive(&receiver).expect("opens");
+            let second = receive(&receiver).expect("opens beside the first");
+            assert_eq!(two.databases().len(), 3);
+            let (installed, other) = if first_is_installed { (first, second) } else { (second, first) };
+            receiver.install(installed).expect("installs");
+            assert!(matches!(receiver.install(other), Err(SnapshotError::Old { .. })), "and is removed");
+            assert_eq!(receiver.digest(), sender.digest());
+            assert!(matches!(receive(&receiver), Err(SnapshotError::Old { .. })), "it is this index already");
+            drop(receiver);
+            let receiver = two.start();
+            assert_eq!(two.databases(), [receiver.identity.record().live_directory.clone()]);
+            assert_eq!(receiver.digest(), sender.digest());
+        }
+    }
+}
+
 /// The one write of `identity` decides: torn at any byte, the old state; whole, the new one, whatever came after it.
 #[test]
 fn identity_decides() {

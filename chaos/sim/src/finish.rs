@@ -34,19 +34,15 @@ impl World {
     pub fn settle(&mut self) -> bool {
         self.clients.wind_down();
         let (until, attended) = (self.w.now + SETTLE_US, self.w.now + ATTENDED_US);
-        // A leader that heard fewer than three clocks may have stamped far ahead of the others (rule 7): what a channel paces or
-        // tries again waits until they get there.
-        let behind_ms = (self.stamped_ms() - self.w.true_ms()).max(0);
         if self.clients.hall.is_some() {
-            self.pass(LATER_MS.max(behind_ms + PAUSES_MS));
-        } else if self.clients.exchange.is_some() && behind_ms > 0 {
-            self.pass(behind_ms + PAUSES_MS);
+            self.pass(LATER_MS);
         }
         let mut look = self.w.now;
         while self.w.now < until {
             self.step();
             if self.w.now >= look {
                 look = self.w.now + LOOK_EVERY_US;
+                self.catch_up();
                 self.tend_members();
                 self.judge_stations(attended);
                 if !self.release() && self.at_rest() {
@@ -60,6 +56,15 @@ impl World {
             format!("not at rest {} s after the faults ended: {why}", SETTLE_US / 1_000_000),
         );
         false
+    }
+
+    /// A leader that heard fewer than three clocks may have stamped far ahead of the others (rule 7): what a channel paces or
+    /// tries again, and a grace time, wait until they get there. It may be applied only now, after the faults.
+    fn catch_up(&mut self) {
+        let behind_ms = self.stamped_ms() - self.w.true_ms();
+        if behind_ms > 0 && (self.clients.hall.is_some() || self.clients.exchange.is_some()) {
+            self.pass(behind_ms + PAUSES_MS);
+        }
     }
 
     /// The latest time that any node has applied.
@@ -113,6 +118,14 @@ impl World {
         later && channels && graces && self.unheard_of().is_empty()
     }
 
+    fn services_unrest(&self, leader: usize) -> String {
+        let applied_ms = self.machines[leader].live.as_ref().map_or(0, |live| live.reader.applied().1);
+        let graces = self.w.watch.services.as_ref().is_none_or(Services::graces_over);
+        let running = if graces { "" } else { ", a grace time runs" };
+        let behind = self.w.true_ms() - applied_ms;
+        format!("not heard of {:?}, replicated time {behind} ms behind{running}", self.unheard_of())
+    }
+
     /// No message waits and no timer is due.
     fn drained(&self, node: usize) -> bool {
         let Some(live) = &self.machines[node].live else { return false };
@@ -136,7 +149,7 @@ impl World {
             None => why.push("nobody leads".to_owned()),
             Some(leader) if !self.drained(leader) => why.push("messages or due timers wait".to_owned()),
             Some(leader) if !self.services_rest(leader) => {
-                why.push(format!("hall or channels: {:?}", self.unheard_of()));
+                why.push(format!("hall or channels: {}", self.services_unrest(leader)));
             }
             Some(_) => {}
         }

@@ -148,10 +148,9 @@ impl Home for MemoryHome {
     fn candidate(&self, receiver: Receiver) -> Result<Candidate, SnapshotError> {
         let (manifest, place) = receiver.into_parts()?;
         drop(place);
-        let name = format!("db-{}-{}", manifest.term, manifest.index);
-        if name == *self.live.0.lock() {
-            return Err(SnapshotError::Old { index: manifest.index, applied: manifest.index });
-        }
+        let live = self.live.0.lock().clone();
+        let name = super::free_name(&manifest, &live, |name| self.disk.database(name).is_some())
+            .ok_or(SnapshotError::Old { index: manifest.index, applied: manifest.index })?;
         let files = std::mem::take(&mut self.disk.0.lock().incoming);
         let engine = MemoryEngine::new();
         let mut batch = Batch::default();

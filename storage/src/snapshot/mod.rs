@@ -183,6 +183,17 @@ impl Drop for Candidate {
     }
 }
 
+/// A name for the directory of a copy's database that nobody has: another copy of the same index may be waiting to be
+/// installed, for as long as a disk hangs, and its directory is its own. `None`: the live database is a copy of this index.
+pub(crate) fn free_name(manifest: &Manifest, live: &str, is_taken: impl Fn(&str) -> bool) -> Option<String> {
+    let name = format!("db-{}-{}", manifest.term, manifest.index);
+    if live.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+        return None;
+    }
+    let names = std::iter::once(name.clone()).chain((2u64..).map(|n| format!("{name}-{n}")));
+    names.into_iter().find(|name| !is_taken(name))
+}
+
 /// May this copy replace what this node has? Cheap: also to be asked before a transfer, with its manifest.
 pub fn check(
     manifest: &Manifest,

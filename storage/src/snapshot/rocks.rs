@@ -1,7 +1,8 @@
 //! Snapshots of a real node: directories under its data directory.
 //!
 //! ```text
-//! <data>/db, <data>/db-<term>-<index>   databases; `identity` names the live one
+//! <data>/db, <data>/db-<term>-<index>   databases; `identity` names the live one. `-2` and so on behind it: another copy of
+//!                                       the same index
 //! <data>/incoming/                      files of a copy that is being received
 //! <data>/copies/<n>/                    copies being sent
 //! ```
@@ -104,13 +105,11 @@ impl Home for RocksHome {
     fn candidate(&self, receiver: Receiver) -> Result<Candidate, SnapshotError> {
         let (manifest, place) = receiver.into_parts()?;
         drop(place);
-        let name = format!("{DATABASE}-{}-{}", manifest.term, manifest.index);
+        let live = self.live();
+        let live = live.path().file_name().unwrap_or_default().to_string_lossy();
+        let name = super::free_name(&manifest, &live, |name| self.data.join(name).exists())
+            .ok_or(SnapshotError::Old { index: manifest.index, applied: manifest.index })?;
         let path = self.data.join(&name);
-        if path == self.live().path() {
-            return Err(SnapshotError::Old { index: manifest.index, applied: manifest.index });
-        }
-        // One that was not installed.
-        files::remove_directory(&path)?;
         fs::rename(self.data.join(INCOMING), &path).map_err(files::io_error(&path))?;
         files::sync_directory(&self.data)?;
         let engine = RocksEngine::open(&path, &self.options).inspect_err(|_| remove_or_warn(&path))?;

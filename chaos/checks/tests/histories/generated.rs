@@ -172,13 +172,18 @@ fn open() -> Call {
 /// Changes one outcome into something that no execution of these calls can give.
 fn lie(history: &mut History, at: usize) -> Option<String> {
     let count = history.operations.len();
+    // A document of an unknown outcome may have the next number, and be removed again: nobody can tell them apart then.
+    let unknown = |operation: &Operation| {
+        matches!(operation.call, Call::AddDocument { .. }) && matches!(operation.outcome, Outcome::Unknown(_))
+    };
+    let beyond = if history.operations.iter().any(unknown) { count as u32 } else { 1 };
     for nth in (0..count).map(|nth| (at + nth) % count) {
         let operation = &mut history.operations[nth];
         let told = format!("{:?} → {:?}", operation.call, operation.outcome);
         match (&operation.call, &mut operation.outcome) {
             // No other call gives this document its number.
             (Call::AddDocument { .. }, Outcome::Done { reply: Reply::DocumentAdded { document }, .. }) => {
-                *document += 1;
+                *document += beyond;
             }
             (Call::Advance(_), Outcome::Done { reply: Reply::Advanced { step, .. }, .. }) => *step += 1,
             (Call::ReadCase, Outcome::Done { reply: Reply::Read(Seen::Case(seen)), .. }) => {
