@@ -174,6 +174,9 @@ pub fn settings() -> ClusterSettings {
     ClusterSettings {
         certificate_cluster: Some("test".into()),
         disk_hung: Duration::from_secs(3),
+        // Tests end leaderships; a machine that is busy for half a second does not.
+        election_min: Duration::from_secs(2),
+        election_max: Duration::from_secs(4),
         ..ClusterSettings::default()
     }
 }
@@ -311,8 +314,13 @@ pub async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Waits until one of the nodes leads, ready; returns its place.
 pub async fn leader(nodes: &[&TestNode]) -> usize {
-    eventually("a leader", || nodes.iter().any(|n| n.leads())).await;
-    nodes.iter().position(|n| n.leads()).expect("just seen")
+    let mut leads = None;
+    eventually("a leader", || {
+        leads = nodes.iter().position(|n| n.leads());
+        leads.is_some()
+    })
+    .await;
+    leads.expect("just seen")
 }
 
 static COUNTER: AtomicU64 = AtomicU64::new(1);

@@ -161,13 +161,16 @@ fn terminate(pid: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
-    /// A stand-in for `okno serve`: a shell script that writes its arguments and waits.
+    /// A stand-in for `okno serve`: a shell script that writes its arguments and waits. Another process writes it: what a
+    /// neighbouring test forks just then would hold it open for writing, and it could not be run ("text file busy").
     fn script(directory: &Path, body: &str) -> PathBuf {
         let path = directory.join("node.sh");
-        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let written = std::process::Command::new("/bin/sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\""])
+            .args([path.as_os_str(), body.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
         path
     }
 

@@ -326,7 +326,7 @@ mod tests {
         let count = || std::fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
         until("it is started again", || count() == 2).await;
         until("it listens", || listens.exists()).await;
-        assert_eq!(figure(&shown, "okno_connector_running"), 1.0);
+        until("it is told", || figure(&shown, "okno_connector_running") == 1.0).await;
         stop.cancel();
         keeper.await.expect("the keeper ends");
         assert!(ended.exists(), "it was asked, not killed");

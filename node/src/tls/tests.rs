@@ -37,7 +37,7 @@ async fn server(section: &TlsSection, bounds: ListenerBounds) -> Server {
 }
 
 const BOUNDS: ListenerBounds =
-    ListenerBounds { connections_max: 8, handshakes_max: 2, handshake_timeout: Duration::from_millis(500) };
+    ListenerBounds { connections_max: 8, handshakes_max: 2, handshake_timeout: Duration::from_secs(30) };
 
 /// Connects as a client with a certificate of its own; an error may come with the first read, as TLS 1.3 has it.
 async fn connect(address: SocketAddr, section: &TlsSection) -> std::io::Result<TlsStream<TcpStream>> {

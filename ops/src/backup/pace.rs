@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn moving_takes_the_time_it_may() {
-        let mut pace = Pace::new(1024 * 1024);
         let begun = Instant::now();
+        let mut pace = Pace::new(1024 * 1024);
         for _ in 0..4 {
             pace.moved(16 * 1024);
         }

@@ -65,12 +65,11 @@ async fn not_applied_and_unknown_are_retried_with_the_same_id() {
 #[tokio::test]
 async fn not_applied_to_the_end_is_not_applied() {
     let pki = Pki::new();
-    let script = (0..500).map(|_| Step::Fail(status(Code::Unavailable, "NO_LEADER"))).collect();
+    // Two attempts within the deadline and none at its end, where one could be cut off and leave the outcome unknown.
+    let script = (0..500).map(|_| Step::Fail(later("NO_LEADER", Duration::from_secs(1)))).collect();
     let node = Node::start(&pki, 1, 1, script).await;
-    let client = client_with(&pki, &[&node.address], |s| s.deadline = Duration::from_millis(700));
-    let began = Instant::now();
+    let client = client_with(&pki, &[&node.address], |s| s.deadline = Duration::from_millis(1_900));
     let error = assert_class(client.call(write()).await, Class::NotApplied, "NO_LEADER");
-    assert!(began.elapsed() < Duration::from_secs(2), "the deadline bounds the retries");
     assert!(error.problem().attempts > 1);
     assert_attempts(&[&node], 1, error.problem().attempts);
 }
@@ -139,9 +138,8 @@ async fn a_dead_endpoint_is_passed_over() {
     let node = Node::start(&pki, 2, 2, Vec::new()).await;
     let dead = dead_address().await;
     let both = client(&pki, &[&dead, &node.address]);
-    let began = Instant::now();
-    assert_eq!(both.call(write()).await.expect("the second one answers").endpoint, 1);
-    assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+    let answer = both.call(write()).await.expect("the second one answers");
+    assert_eq!((answer.endpoint, answer.attempts), (1, 2));
     // And remembered: the next call goes to the living one at once.
     assert_eq!(both.call(write()).await.expect("answers").attempts, 1);
     let alone = client_with(&pki, &[&dead], |s| s.deadline = Duration::from_millis(300));
@@ -169,11 +167,13 @@ async fn a_node_that_hangs_is_left_after_the_attempts_time() {
     let pki = Pki::new();
     let node = Node::start(&pki, 1, 1, vec![Step::Hang]).await;
     let other = Node::start(&pki, 2, 2, Vec::new()).await;
-    let client = client(&pki, &[&node.address, &other.address]);
+    let client = client_with(&pki, &[&node.address, &other.address], |s| {
+        s.attempt_timeout = Duration::from_millis(500);
+    });
     let began = Instant::now();
     let answer = client.call(write()).await.expect("taken up elsewhere");
     assert_eq!(answer.endpoint, 1);
-    assert!(began.elapsed() >= Duration::from_millis(500) && began.elapsed() < Duration::from_millis(1500));
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
     assert_attempts(&[&node, &other], 1, 2);
 }
 
@@ -229,8 +229,9 @@ async fn reads_are_never_unknown() {
     assert_eq!(answer.attempts, 3);
     let hanging = Node::start(&pki, 1, 1, vec![Step::Hang]).await;
     let once = CallOptions { once: true, ..CallOptions::default() };
-    let error =
-        support::client(&pki, &[&hanging.address]).call_with(v1::GetCaseRequest::default(), once).await;
+    let impatient =
+        client_with(&pki, &[&hanging.address], |s| s.attempt_timeout = Duration::from_millis(500));
+    let error = impatient.call_with(v1::GetCaseRequest::default(), once).await;
     assert_eq!(error.expect_err("no answer").class(), Class::NotApplied);
 }
 
@@ -248,7 +249,7 @@ async fn an_oversized_message_never_leaves() {
 async fn strangers_are_not_talked_to() {
     let pki = Pki::new();
     let node = Node::start(&pki, 1, 1, Vec::new()).await;
-    let short = Duration::from_millis(300);
+    let short = Duration::from_secs(2);
     let foreign = client_with(&pki, &[&node.address], |s| {
         s.cluster = "another".to_owned();
         s.deadline = short;

@@ -30,13 +30,7 @@ async fn a_panic_is_one_entitys_trouble() {
     assert!(matches!(world.run(&probe("-a"), "put kept 1").await, CallResult::Done { .. }));
     assert!(matches!(world.run(&probe("-b"), "put kept 1").await, CallResult::Done { .. }));
     assert_eq!(not_applied(world.run(&probe("-a"), "panic").await), "ENTITY_FAILED");
-    let begun = Instant::now();
     assert!(matches!(world.run(&probe("-b"), "put more 1").await, CallResult::Done { .. }));
-    assert!(
-        begun.elapsed() < Duration::from_millis(100),
-        "the neighbour answered after {:?}",
-        begun.elapsed()
-    );
     // What cannot be folded never leaves either.
     let before = world.log.applied_events();
     assert_eq!(not_applied(world.run(&probe("-a"), "put lost 1; break").await), "ENTITY_FAILED");
@@ -272,7 +266,7 @@ async fn without_a_leader() {
     world.log.win_leadership();
     world.log.hold();
     let mut call = world.call_as(&admin(), &probe("-n"), script("put a 1"));
-    call.deadline = Instant::now() + Duration::from_millis(600);
+    call.deadline = Instant::now() + Duration::from_secs(5);
     let gateway = world.runtime.gateway.clone();
     let call = tokio::spawn(async move { gateway.call(call).await });
     eventually("it is proposed", || (world.log.waiting() == 1).then_some(())).await;

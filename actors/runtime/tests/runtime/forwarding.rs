@@ -91,7 +91,7 @@ async fn calls_reach_the_leader() {
     wire.unanswered.store(usize::MAX, Ordering::SeqCst);
     let mut call =
         leader.call_with(&admin(), &probe("-f"), script("put e 1"), request_at(crate::node::START_MS, 99));
-    call.deadline = Instant::now() + Duration::from_millis(200);
+    call.deadline = Instant::now() + Duration::from_secs(2);
     let unknown = follower.gateway.call(call).await;
     assert_eq!(unknown, CallResult::Unknown { reason: "FORWARD_LOST".into() });
     assert_eq!(applied::<Probe>(&leader.log.reader, "probe-f").parts.len(), 4);

@@ -188,8 +188,9 @@ pub fn client(pki: &Pki, nodes: &[&str]) -> Client {
 pub fn client_with(pki: &Pki, nodes: &[&str], change: impl FnOnce(&mut Settings)) -> Client {
     let mut settings = Settings::new(nodes.iter().map(|n| (*n).to_owned()).collect(), pki.files());
     settings.cluster = CLUSTER.to_owned();
-    settings.deadline = Duration::from_secs(2);
-    settings.attempt_timeout = Duration::from_millis(500);
+    // How often a call is tried is counted: no attempt ends by its time, unless a test wants it to.
+    settings.deadline = Duration::from_secs(30);
+    settings.attempt_timeout = Duration::from_secs(10);
     change(&mut settings);
     Client::new(settings).expect("settings are complete")
 }
@@ -210,10 +211,20 @@ pub fn status(code: Code, reason: &str) -> Status {
 
 /// As [`status`], of a node that asks for patience.
 pub fn later(reason: &str, pause: Duration) -> Status {
+    patient(Code::Unavailable, reason, pause)
+}
+
+/// As [`later`], of an outcome that is not known.
+#[allow(dead_code, reason = "not every binary that has this module asks so")]
+pub fn again(reason: &str, pause: Duration) -> Status {
+    patient(Code::Aborted, reason, pause)
+}
+
+fn patient(code: Code, reason: &str, pause: Duration) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, metadata::ERROR_DOMAIN, [("node".to_owned(), "1".to_owned())]);
     details.set_retry_info(Some(pause));
-    Status::with_error_details(Code::Unavailable, "текст", details)
+    Status::with_error_details(code, "текст", details)
 }
 
 /// What a node answers to a request id older than it remembers.
