@@ -2,6 +2,8 @@
 # Cargo tells changed sources by their times and takes the same crate of two clones for one. With one target folder for all
 # clones, a clone that was not touched since another one built would run the other's binaries, with the other's paths in them.
 # So the folder notes who built in it last, and a clone that comes back has its sources built anew.
+# For clones that are used one after the other: two that build at once still get into each other's way, and so does who calls
+# cargo without this.
 # Usage: checkout.sh TARGET_FOLDER, at the root of the clone.
 set -eu
 

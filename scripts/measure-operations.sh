@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$HOME/.cache/okno/target}
 export CARGO_TARGET_DIR
+sh scripts/checkout.sh "$CARGO_TARGET_DIR" >&2
 # The whole workspace is selected, as everywhere: another selection would build the dependencies anew.
 cargo build --release --locked --workspace --bins >&2
 bin=$CARGO_TARGET_DIR/release

@@ -68,6 +68,7 @@ async fn every_class_of_failure_has_its_exit_code() {
         assert_eq!(error["error"]["reason"], reason);
         assert!(error["error"]["request_id"].is_string(), "{error}");
         assert!(output.stdout.is_empty());
+        assert!(node.seen().len() <= 2, "the deadline bounds the attempts");
     }
 }
 

@@ -162,9 +162,11 @@ mod on_disk {
         /// (Leaking it would keep the database locked within this process.)
         fn die_with(&self, candidate: Candidate) {
             let manifest = candidate.manifest();
-            let path = self.path().join(format!("db-{}-{}", manifest.term, manifest.index));
+            let (term, index) = (manifest.term, manifest.index);
             drop(candidate);
-            std::fs::create_dir(&path).expect("its name is free again");
+            let names = ["", "-2"].map(|nth| self.path().join(format!("db-{term}-{index}{nth}")));
+            let path = names.iter().find(|path| !path.exists()).expect("its name is free again");
+            std::fs::create_dir(path).expect("makes");
             std::fs::write(path.join("CURRENT"), "MANIFEST-000001").expect("writes");
         }
     }
@@ -319,7 +321,7 @@ fn a_crash_at_every_step_leaves_the_old_state_or_the_new_one() {
 /// what became of the second took the first one's files away, which `identity` named by then.
 #[test]
 fn a_copy_that_comes_again_leaves_alone_the_one_being_installed() {
-    for first_is_installed in [true, false] {
+    for (first_is_installed, dies) in [(true, false), (true, true), (false, false), (false, true)] {
         for (one, two) in pairs() {
             let log = a_log(60);
             let (mut sender, mut receiver) = (one.start(), two.start());
@@ -336,9 +338,16 @@ fn a_copy_that_comes_again_leaves_alone_the_one_being_installed() {
             assert_eq!(two.databases().len(), 3);
             let (installed, other) = if first_is_installed { (first, second) } else { (second, first) };
             receiver.install(installed).expect("installs");
-            assert!(matches!(receiver.install(other), Err(SnapshotError::Old { .. })), "and is removed");
-            assert_eq!(receiver.digest(), sender.digest());
-            assert!(matches!(receive(&receiver), Err(SnapshotError::Old { .. })), "it is this index already");
+            if dies {
+                two.die_with(other);
+            } else {
+                assert!(matches!(receiver.install(other), Err(SnapshotError::Old { .. })), "and is removed");
+                assert_eq!(receiver.digest(), sender.digest());
+                assert!(
+                    matches!(receive(&receiver), Err(SnapshotError::Old { .. })),
+                    "it is this index already"
+                );
+            }
             drop(receiver);
             let receiver = two.start();
             assert_eq!(two.databases(), [receiver.identity.record().live_directory.clone()]);

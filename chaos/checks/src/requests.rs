@@ -8,7 +8,7 @@
 use crate::history::{Call, Entity, History, Operation, Outcome, RequestId};
 use std::collections::BTreeMap;
 
-/// What is answered at the door, before an entity is asked: it justifies itself by no state and leaves none.
+/// What is answered at the door, before an entity is asked: no model of an entity knows why, and nothing remembers it.
 const AT_THE_DOOR: [&str; 3] = ["ENTITY_QUARANTINED", "REQUEST_ID_AHEAD", "CALLER_NAME_TOO_LONG"];
 
 /// Something that happened to an entity, or may have.
@@ -90,9 +90,8 @@ fn show(operation: &Operation) -> String {
 impl<'a> Requests<'a> {
     fn must_be_refused(&mut self, operation: &Operation, reason: &str) {
         let wrong = |outcome: &Outcome| match outcome {
-            // Whoever stands at the door may turn it away before the id is looked up: a leader cut off from the others, by
-            // its own old time.
-            Outcome::Refused(seen) => seen != reason && !AT_THE_DOOR.contains(&seen.as_str()),
+            // Nothing else is a ground: a leader that is none any more keeps what it knows of time and quarantines to itself.
+            Outcome::Refused(seen) => seen != reason,
             Outcome::Done { .. } => true,
             Outcome::NotApplied(_) | Outcome::Unknown(_) => false,
         };

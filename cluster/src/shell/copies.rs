@@ -3,7 +3,7 @@
 //!
 //! Invariants
 //! - One copy at a time is taken or received, and none of it on the raft or apply thread; only the checkpoint itself
-//!   touches the live database.
+//!   touches the live database. A received one that raft has not judged yet counts: each is a whole database on the disk.
 //! - A received copy is answered exactly once: installed, or why not.
 
 use super::{fatal::EXIT_IO, hub::Hub};
@@ -244,6 +244,10 @@ impl Copies {
             return Err("another copy is being received".into());
         }
         let busy = Receiving(hub.clone());
+        // Its sender need not have waited for the verdict.
+        if !hub.copies.candidates.lock().is_empty() {
+            return Err("a copy that was received is not judged yet".into());
+        }
         let place = home.incoming().map_err(|e| busy.fail(e.into()))?;
         let stopping = hub.clone();
         let receiver =

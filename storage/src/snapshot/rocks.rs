@@ -112,7 +112,14 @@ impl Home for RocksHome {
         let path = self.data.join(&name);
         fs::rename(self.data.join(INCOMING), &path).map_err(files::io_error(&path))?;
         files::sync_directory(&self.data)?;
-        let engine = RocksEngine::open(&path, &self.options).inspect_err(|_| remove_or_warn(&path))?;
+        let engine = match RocksEngine::open(&path, &self.options) {
+            Ok(engine) => engine,
+            Err(error) => {
+                // The next copy of this index would have another name, so nothing else removes it while this process lives.
+                files::remove_directory(&path)?;
+                return Err(error.into());
+            }
+        };
         let (live, installed) = (self.live.clone(), engine.clone());
         let enter = move || {
             let old = std::mem::replace(&mut *live.engine.lock(), installed.clone());

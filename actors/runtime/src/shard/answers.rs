@@ -1,8 +1,8 @@
 //! Taking calls in and answering them: request memory, joins, refusals, outcomes.
 
 use super::{
-    Effect, Held, Item, Join, Phase, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS, Resident, Shard, ShardEnv,
-    TRIES_MAX,
+    Asked, Effect, Held, Item, Join, Phase, REQUEST_AHEAD_MS, REQUEST_WINDOW_MS, Resident, Shard, ShardEnv,
+    TRIES_MAX, TurnedAway,
 };
 use crate::{
     call::{self, Answer, Cause},
@@ -105,18 +105,26 @@ impl<H> Shard<H> {
         };
         let (_, replicated_ms) = env.applied();
         if made_ms > replicated_ms.saturating_add(REQUEST_AHEAD_MS) {
-            let answer = match self.stamp(env) {
+            let cause = match self.stamp(env) {
                 // The cluster stood still for a while: its time will have caught up in a moment.
-                Ok(stamp) if made_ms <= stamp.saturating_add(REQUEST_AHEAD_MS) => {
-                    Answer::NotApplied(Cause::TimeBehind)
-                }
+                Ok(stamp) if made_ms <= stamp.saturating_add(REQUEST_AHEAD_MS) => Cause::TimeBehind,
                 // An earlier attempt may still be on its way and arrive when its time has come (rule 2): nothing is
                 // said for ever.
-                Ok(_) if attempt > 1 => Answer::NotApplied(Cause::TimeBehind),
-                Ok(_) => Answer::Refused(ahead(made_ms - replicated_ms)),
-                Err(_) => Answer::NotApplied(Cause::ClockStep),
+                Ok(_) if attempt > 1 => Cause::TimeBehind,
+                Ok(_) => {
+                    self.callers += 1;
+                    self.joins
+                        .insert(request.key, Join { hash: request.hash, attempt, callers: vec![handle] });
+                    self.at_door.push(TurnedAway {
+                        item: Item { work, own: None, tries: 0 },
+                        answer: Answer::Refused(ahead(made_ms - replicated_ms)),
+                        retried: Cause::TimeBehind,
+                    });
+                    return;
+                }
+                Err(_) => Cause::ClockStep,
             };
-            fx.push(Effect::Answer(handle, answer));
+            fx.push(Effect::Answer(handle, Answer::NotApplied(cause)));
             return;
         }
         if made_ms < replicated_ms.saturating_sub(REQUEST_WINDOW_MS) {
@@ -211,15 +219,18 @@ impl<H> Shard<H> {
         let Ok(stamp_ms) = self.stamp(env) else {
             return self.answer(item, Answer::NotApplied(Cause::ClockStep), fx);
         };
-        let commit_refusal = item
-            .work
-            .request()
-            .is_some_and(|request| self.joins.get(&request.key).is_some_and(|join| join.attempt > 1));
+        let commit_refusal = self.is_retried(&item);
         let input = CellInput { work: Arc::clone(&item.work), stamp_ms, commit_refusal };
         if let Some(resident) = self.entities.get_mut(key) {
             fx.push(Effect::Deliver { activation: resident.activation, input });
             super::push(&mut resident.deciding, item);
         }
+    }
+
+    /// An earlier attempt of it may still be on its way.
+    fn is_retried(&self, item: &Item<H>) -> bool {
+        let join = item.work.request().and_then(|request| self.joins.get(&request.key));
+        join.is_some_and(|join| join.attempt > 1)
     }
 
     /// Lets the entity decide again: what the last decision rested on did not come to be.
@@ -340,10 +351,34 @@ impl<H> Shard<H> {
                 asked.push(key);
             }
         }
-        if !asked.is_empty() {
+        let at_door = std::mem::take(&mut self.at_door);
+        if !asked.is_empty() || !at_door.is_empty() {
             self.next_ticket += 1;
-            self.tickets.insert(ticket, asked);
+            self.tickets.insert(ticket, Asked { entities: asked, at_door });
             fx.push(Effect::Confirm(ticket));
+        }
+    }
+
+    /// The entity could not be had. That it is closed is state: callers hear it once leadership is confirmed. Messages and
+    /// timers hear it at once, for they wait where they are and come again.
+    pub(super) fn turn_away(&mut self, item: Item<H>, answer: Answer, fx: &mut Vec<Effect<H>>) {
+        match (&*item.work, answer) {
+            (Work::Call(_) | Work::System(_), answer @ Answer::Quarantined(_)) => {
+                self.at_door.push(TurnedAway { item, answer, retried: Cause::EntityFailed });
+            }
+            (_, answer) => self.answer(item, answer, fx),
+        }
+    }
+
+    /// Leadership ended: what it would have confirmed is not said. Refusals of entities go with their activations.
+    pub(super) fn let_in_elsewhere(&mut self, fx: &mut Vec<Effect<H>>) {
+        self.unconfirmed.clear();
+        let mut at_door = std::mem::take(&mut self.at_door);
+        for asked in self.tickets.values_mut() {
+            at_door.append(&mut asked.at_door);
+        }
+        for turned in at_door {
+            self.answer(turned.item, Answer::NotApplied(Cause::NoLeader), fx);
         }
     }
 
@@ -355,7 +390,16 @@ impl<H> Shard<H> {
         env: &dyn ShardEnv,
         fx: &mut Vec<Effect<H>>,
     ) {
-        for key in self.tickets.remove(&ticket).unwrap_or_default() {
+        let Some(asked) = self.tickets.remove(&ticket) else { return };
+        for turned in asked.at_door {
+            let answer = match confirmed {
+                false => Answer::NotApplied(Cause::NoLeader),
+                true if self.is_retried(&turned.item) => Answer::NotApplied(turned.retried),
+                true => turned.answer,
+            };
+            self.answer(turned.item, answer, fx);
+        }
+        for key in asked.entities {
             let Some(resident) = self.entities.get_mut(&key) else { continue };
             let mut again = Vec::new();
             let mut at = 0;
@@ -406,13 +450,8 @@ impl<H> Shard<H> {
             resident.held = Vec::new();
         }
         for (gone, held) in free {
-            let retried = held
-                .item
-                .work
-                .request()
-                .is_some_and(|request| self.joins.get(&request.key).is_some_and(|join| join.attempt > 1));
             // A second attempt joined after the decision: now the refusal has to be remembered (rule 2).
-            if gone || retried {
+            if gone || self.is_retried(&held.item) {
                 self.redo(key, held.item, now, env, fx);
             } else {
                 self.answer(held.item, Answer::Refused(held.refusal), fx);

@@ -34,7 +34,7 @@ impl<H> Shard<H> {
             }
             self.try_finish(&key, now, env, fx);
         }
-        self.unconfirmed.clear();
+        self.let_in_elsewhere(fx);
     }
 
     /// Begins an activation of a resident that has none.
@@ -86,7 +86,7 @@ impl<H> Shard<H> {
         self.activations.remove(&activation);
         if let Some(resident) = self.entities.remove(&key) {
             for item in resident.buffer {
-                self.answer(item, answer.clone(), fx);
+                self.turn_away(item, answer.clone(), fx);
             }
         }
     }

@@ -187,6 +187,25 @@ struct Item<H> {
     tries: u8,
 }
 
+/// What a ticket of ReadIndex confirms the leadership for.
+#[derive(Debug)]
+struct Asked<H> {
+    /// Entities that hold refusals.
+    entities: Vec<EntityKey>,
+    at_door: Vec<TurnedAway<H>>,
+}
+
+/// Turned away by replicated time or by a quarantine, before an entity was asked: a read as well (rule 2), for a leader that
+/// is none any more knows old ones.
+#[derive(Debug)]
+struct TurnedAway<H> {
+    item: Item<H>,
+    answer: Answer,
+    /// What is said if another attempt of the request has come by then: that one may still be carried out, and nothing
+    /// remembers this answer.
+    retried: Cause,
+}
+
 /// A refusal on its way to being safe to tell.
 #[derive(Debug)]
 struct Held<H> {
@@ -327,7 +346,9 @@ pub struct Shard<H> {
     stalled_until: u64,
     /// Entities with refusals that have no ticket yet.
     unconfirmed: Vec<EntityKey>,
-    tickets: BTreeMap<u64, Vec<EntityKey>>,
+    /// Turned away, without a ticket yet; counted in `callers`, which bounds it.
+    at_door: Vec<TurnedAway<H>>,
+    tickets: BTreeMap<u64, Asked<H>>,
     next_ticket: u64,
     /// The clock hand of letting go: activations in the order they were last looked at.
     sweep: VecDeque<(u64, u64)>,
@@ -355,6 +376,7 @@ impl<H> Shard<H> {
             outgoing: Vec::new(),
             stalled_until: 0,
             unconfirmed: Vec::new(),
+            at_door: Vec::new(),
             tickets: BTreeMap::new(),
             next_ticket: 1,
             sweep: VecDeque::new(),
@@ -408,7 +430,8 @@ impl<H> Shard<H> {
         if !self.outgoing.is_empty() && now >= self.stalled_until {
             fx.push(Effect::Propose(std::mem::take(&mut self.outgoing)));
         }
-        if !self.unconfirmed.is_empty() && self.tickets.len() < TICKETS_MAX {
+        let unconfirmed = !self.unconfirmed.is_empty() || !self.at_door.is_empty();
+        if unconfirmed && self.tickets.len() < TICKETS_MAX {
             self.ask_for_ticket(fx);
         }
         self.stamp = None;

@@ -42,6 +42,21 @@ async fn a_panic_is_one_entitys_trouble() {
     world.stop().await;
 }
 
+/// Rule 13: only the entity that failed pauses. Its pause is longer than any call here waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_entitys_pause_is_its_own() {
+    let pause = 600_000;
+    let shard = ShardSettings { backoff_min_ms: pause, backoff_max_ms: pause, ..ShardSettings::default() };
+    let world = World::with(RuntimeSettings { shard, ..settings(1) });
+    assert_eq!(not_applied(world.run(&probe("-a"), "panic").await), "ENTITY_FAILED");
+    assert!(matches!(world.run(&probe("-b"), "put more 1").await, CallResult::Done { .. }));
+    let mut call = world.call_as(&admin(), &probe("-a"), script("put more 1"));
+    call.deadline = Instant::now() + Duration::from_secs(1);
+    let paused = world.runtime.gateway.call(call).await;
+    assert!(!matches!(paused, CallResult::Done { .. }), "it pauses: {paused:?}");
+    world.stop().await;
+}
+
 /// After a change of leadership everybody comes at once, and no actor is loaded: what waits for the load is all delivered when
 /// the actor starts.
 #[tokio::test(flavor = "multi_thread")]

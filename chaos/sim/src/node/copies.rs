@@ -243,6 +243,9 @@ impl Live {
             }
             return false;
         }
+        if !self.copies.candidates.is_empty() {
+            return false;
+        }
         // The one before is given up; what came of it is still there.
         self.copies.receiving = None;
         let begun = self.home.incoming().map_err(SnapshotError::from);
