@@ -106,6 +106,8 @@ pub struct Core {
 
 /// How far from true time a clock may be that counts as right.
 pub const CLOCK_GOOD_MS: i64 = 300;
+/// By how much the fault `clock-drift` lets a clock run fast or slow at most.
+pub const DRIFT_MAX_PPM: i64 = 200_000;
 
 impl Core {
     pub fn new(seed: u64, nodes: usize, clients: usize, tune: Tune, readable: bool) -> Self {
@@ -181,7 +183,12 @@ impl Core {
     }
 
     pub fn bad_clocks(&self) -> usize {
-        self.clock_bad_until.iter().filter(|until| **until > self.now).count()
+        (0..self.clock_bad_until.len()).filter(|node| self.is_bad_clock(*node)).count()
+    }
+
+    /// It is off, or was a moment ago.
+    pub fn is_bad_clock(&self, node: usize) -> bool {
+        self.clock_bad_until[node] > self.now
     }
 
     pub fn take_missed(&mut self, node: usize) -> bool {

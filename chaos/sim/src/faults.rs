@@ -6,7 +6,7 @@
 
 use crate::{
     config::{Config, Kind},
-    core::{End, stream},
+    core::{DRIFT_MAX_PPM, End, stream},
     members::Absence,
     queue::{To, What},
     world::World,
@@ -403,7 +403,7 @@ impl World {
         }
         // With more than a minority of wrong clocks nobody can tell who is right.
         let voters = self.w.voters();
-        let bad = voters.iter().filter(|n| **n != node && self.w.clock_bad_until[**n] > self.w.now);
+        let bad = voters.iter().filter(|n| **n != node && self.w.is_bad_clock(**n));
         if bad.count() + 1 > voters.len().saturating_sub(1) / 2 && voters.len() > 1 || !voters.contains(&node)
         {
             return None;
@@ -418,7 +418,7 @@ impl World {
                 self.set_clock(node, |clock, _| clock.offset_ms += offset_ms)
             }
             Kind::ClockDrift => {
-                let ppm = r.gen_range(-200_000..=200_000);
+                let ppm = r.gen_range(-DRIFT_MAX_PPM..=DRIFT_MAX_PPM);
                 self.set_clock(node, |clock, now| clock.set_drift(now, ppm));
                 self.later(r.gen_range(500 * MS..6_000 * MS), Undo::Clock(node));
                 return Some(format!("n{} {ppm} ppm", node + 1));

@@ -405,6 +405,7 @@ impl World {
         let furthest = |node: &usize| self.machines[*node].log_end();
         let survivor =
             (0..self.machines.len()).filter(|n| self.is_sound_voter(*n)).max_by_key(|n| furthest(n))?;
+        let applied = self.w.watch.last();
         let cluster = Uuid::from_u128(0x0c1_0000 + u128::from(r.r#gen::<u32>()));
         let incarnation = Uuid::from_u128(0xC000 + u128::from(r.r#gen::<u32>()));
         if r.gen_bool(0.3) {
@@ -439,8 +440,11 @@ impl World {
             }
         }
         self.start_later(survivor, (1, 50_000));
-        // Those who were given up and not damaged may come back, one at a time: alone they are no majority.
-        if let Some(ghost) = was.iter().filter(|n| !self.machines[**n].damaged).copied().next() {
+        // Those who were given up and not damaged may come back, one at a time: alone they are no majority, unless the log of
+        // theirs takes the survivor out. Then they go on as the cluster that was given up, as they should.
+        let may_come =
+            |n: &&usize| !self.machines[**n].damaged && !self.machines[**n].holds_change_after(applied);
+        if let Some(ghost) = was.iter().find(may_come).copied() {
             self.later(300_000, Undo::Ghost { node: ghost, over: false });
         }
         for _ in 0..2 {

@@ -2,13 +2,13 @@
 
 use super::{Live, Map, Stamped};
 use crate::{
-    core::{Core, End},
+    core::{CLOCK_GOOD_MS, Core, DRIFT_MAX_PPM, End},
     queue::{Wakeup, What},
 };
 use okno_cluster::{
     api::{Proposal, ProposeError, ReadError, ShardNotice, StampError},
     core::{
-        clock::{self, TOLERANCE_MS, Verdict},
+        clock::{self, HEARD_WITHIN_MS, TOLERANCE_MS, Verdict},
         event::{Event, ReadId, ReadRequest},
     },
 };
@@ -141,6 +141,9 @@ impl Host {
     }
 }
 
+/// What a clock heard [`HEARD_WITHIN_MS`] ago seems to have gained since, on a machine whose own runs as fast as may be.
+const RUNS_ON_MS: i64 = HEARD_WITHIN_MS as i64 * DRIFT_MAX_PPM / (1_000_000 + DRIFT_MAX_PPM);
+
 struct Env<'a> {
     reader: &'a StateReader,
     verdict: Verdict,
@@ -222,12 +225,14 @@ impl Live {
         }
     }
 
-    /// With a majority of right clocks among those heard, no stamp runs ahead of them.
+    /// With a majority of right clocks among those heard, no stamp runs ahead of them. What was heard a while ago runs on as this
+    /// node's own clock does.
     pub(super) fn judge_stamp(&self, w: &mut Core, verdict: Verdict, stamp: i64) {
         let bad = w.bad_clocks();
         if verdict.clocks >= clock::CLOCKS_MIN && bad <= (verdict.clocks - 1) / 2 {
-            let true_ms = w.true_ms();
-            w.watch.stamped(self.ix, stamp, true_ms + TOLERANCE_MS + crate::core::CLOCK_GOOD_MS);
+            let ran_on_ms = if w.is_bad_clock(self.ix) { RUNS_ON_MS } else { 0 };
+            let bound_ms = w.true_ms() + TOLERANCE_MS + CLOCK_GOOD_MS + ran_on_ms;
+            w.watch.stamped(self.ix, stamp, bound_ms);
         }
     }
 
