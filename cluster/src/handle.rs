@@ -2,8 +2,8 @@
 
 use crate::{
     api::{
-        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, RoleState, ShardNotice,
-        ShardPort, StampError, Unknown,
+        ApplyListener, Lane, NodeId, Proposal, ProposeError, Proposer, ReadError, Role, RoleState,
+        ShardNotice, ShardPort, StampError, Unknown,
     },
     core::{
         change::CHANGE_WITHIN_MS,
@@ -140,7 +140,12 @@ impl ClusterHandle {
             node_id: self.hub.own,
             cluster: self.cluster,
             term: role.term,
-            leader: facts.leader,
+            // Of one reading with the term: the raft thread tells its facts a moment later, perhaps of another term.
+            leader: match role.role {
+                Role::Leader { .. } => Some(self.hub.own),
+                Role::Follower { leader } => leader,
+                Role::Candidate => None,
+            },
             role: role.role,
             commit: facts.commit.max(committed),
             applied: mark.as_ref().map_or(applied, |m| m.index),

@@ -58,7 +58,13 @@ async fn all_nodes_are_killed_at_once_and_restarted() {
 
 #[tokio::test]
 async fn a_follower_is_away_and_catches_up() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::prepare(3);
+    // A leader that waits for its disk is silent: only who is away may have had a reason to stand for election.
+    cluster.set("raft", "election_min", "3s");
+    cluster.set("raft", "election_max", "6s");
+    cluster.start_all();
+    cluster.wait_ready().await;
+    cluster.fill().await;
     let load = Load::start(&cluster, 8);
     load.progress(100).await;
     let follower = cluster.follower().await;

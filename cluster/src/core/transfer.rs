@@ -44,14 +44,16 @@ impl Driver {
             let voter = to != self.id && self.table.voters().any(|id| id == to);
             return if voter { Ok(to) } else { Err(TransferError::BadTarget) };
         }
-        // The member that lacks least, among those heard lately; the lowest id of equals.
+        // The member that lacks least, among those heard lately; the lowest id of equals. Raft forgets with every election
+        // timeout who answered it: until the next answer it counts who was heard otherwise, if nobody else is left.
         let progress = self.node.raft.prs();
         self.table
             .voters()
             .filter(|id| *id != self.id)
-            .filter_map(|id| progress.get(id).filter(|p| p.recent_active).map(|p| (p.matched, id)))
-            .max_by_key(|(matched, id)| (*matched, std::cmp::Reverse(*id)))
-            .map(|(_, id)| id)
+            .filter_map(|id| progress.get(id).map(|p| (p.recent_active, p.matched, id)))
+            .filter(|(answers, _, id)| *answers || self.known.heard.contains(id))
+            .max_by_key(|(answers, matched, id)| (*answers, *matched, std::cmp::Reverse(*id)))
+            .map(|(.., id)| id)
             .ok_or(TransferError::NoTarget)
     }
 

@@ -1,7 +1,8 @@
 //! Connectors that die, hang or come too late, and leaders that are lost: at least once outside, exactly once inside.
 
 use crate::support::{
-    CHANNEL, Good, Policy, Raw, World, acknowledge, all, answer_to, complete, echo, name, pulled, settle,
+    CHANNEL, Good, Policy, Raw, SOON, World, acknowledge, all, answer_to, complete, echo, name, pulled,
+    settle,
 };
 use okno_client::v1 as proto;
 use okno_connectors::Verdict;
@@ -33,7 +34,7 @@ async fn a_connector_that_dies_before_it_acknowledges_costs_no_time_and_no_attem
 
 #[tokio::test]
 async fn a_connector_that_hangs_loses_its_lease_and_its_old_token_counts_for_nothing() {
-    let world = World::start(&Policy { ack_ms: 60_000, work_ms: 1_500, attempts: 8 }).await;
+    let world = World::start(&Policy { ack_ms: 60_000, work_ms: 6_000, attempts: 8 }).await;
     let (case, _) = world.case_that_asks("extract").await;
     // It acknowledges, and then its process stands still: no heartbeats, no verdict.
     let hanging = world.connector("egrn-1");
@@ -54,7 +55,7 @@ async fn a_connector_that_hangs_loses_its_lease_and_its_old_token_counts_for_not
     let second_desk = world.connector("egrn-2");
     second_desk.call(acknowledge(&second)).await.unwrap();
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(800)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         let report = proto::Verdict {
             said: Some(proto::verdict::Said::Progress(proto::ReportProgress { text: "иду".into() })),
             ..complete(&second, b"")
@@ -195,7 +196,10 @@ async fn what_a_connector_no_longer_has_when_it_comes_back_is_not_waited_for() {
     world.cluster.kill(leader);
     drop(stream);
     let there = world.connector_at(survivor, "egrn-1");
-    let mut stream = Raw::resume(&there, "forgets", 1, &[&kept]).await;
+    let mut stream = okno_tests::eventually("attached where another will lead", SOON, async || {
+        Raw::try_resume(&there, "forgets", 1, &[&kept]).await.map_err(|error| error.to_string())
+    })
+    .await;
     let again = stream.delivery().await;
     assert_eq!((again.message_id.as_str(), again.delivery), (lost.message_id.as_str(), 2));
     assert_eq!(desk.call(settle(vec![complete(&lost, b"")])).await.unwrap_err().reason(), "DELIVERY_LOST");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_lying_connector_is_refused_and_the_message_is_answered_once() {
-    let world = World::start(&Policy::default()).await;
+    // It never acknowledges what it lies about, and keeps it.
+    let world = World::start(&Policy { ack_ms: 60_000, ..Policy::default() }).await;
     let (case, sent) = world.case_that_asks("extract").await;
     let (other_case, _) = world.case_that_asks("extract").await;
     world.waiting(2).await;
@@ -128,7 +129,7 @@ async fn a_stream_that_breaks_its_rules_is_ended_with_a_reason() {
     let follower = world.cluster.follower().await;
     let older = Raw::attach(&world.connector_at(leader, "egrn-1"), "same", 0).await;
     let newer = Raw::attach(&world.connector_at(leader, "egrn-1"), "same", 0).await;
-    assert_eq!(reason(&older.end().await), "CONNECTOR_REPLACED");
+    assert_eq!(reason(&beating_to_the_end(older).await), "CONNECTOR_REPLACED");
     let mut elsewhere = Raw::attach(&world.connector_at(follower, "egrn-1"), "same", 1).await;
     let (_, replaced) = tokio::join!(
         // Both beat, or they would be ended for their silence.

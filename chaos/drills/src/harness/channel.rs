@@ -17,7 +17,7 @@ pub const CHANNEL: &str = "egrn";
 /// The connectors that its settings name.
 pub const CONNECTORS: [&str; 2] = ["egrn-1", "egrn-2"];
 /// What nodes are told of heartbeats on streams of connectors: short, so that tests and drills are.
-pub const HEARTBEAT_MS: u32 = 300;
+pub const HEARTBEAT_MS: u32 = 1_000;
 /// Kinds of documents without which a case of [`people::SERVICE`] is not accepted.
 const DOCUMENTS: [&str; 3] = ["application", "passport", "title"];
 
@@ -158,17 +158,21 @@ impl Raw {
     }
 
     pub async fn try_attach(desk: &Desk, instance: &str, credit: u32) -> Result<Self, CallError> {
-        Self::try_resume(desk, instance, credit, None).await
+        Self::try_hello(desk, instance, credit, None).await
     }
 
     /// Attaches, and says what it has of before.
-    pub async fn resume(desk: &Desk, instance: &str, credit: u32, has: &[&proto::Delivery]) -> Self {
+    pub async fn try_resume(
+        desk: &Desk,
+        instance: &str,
+        credit: u32,
+        has: &[&proto::Delivery],
+    ) -> Result<Self, CallError> {
         let deliveries = has.iter().map(|delivery| name(delivery)).collect();
-        let holds = Some(proto::DeliveriesHeld { deliveries });
-        Self::try_resume(desk, instance, credit, holds).await.expect("attached")
+        Self::try_hello(desk, instance, credit, Some(proto::DeliveriesHeld { deliveries })).await
     }
 
-    async fn try_resume(
+    async fn try_hello(
         desk: &Desk,
         instance: &str,
         credit: u32,

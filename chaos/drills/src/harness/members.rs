@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Below the ports that the system hands out, above those of well-known services; as `okno dev` chooses them.
@@ -280,10 +281,17 @@ pub fn members(status: &proto::GetStatusResponse) -> BTreeSet<(u64, bool)> {
     status.members.iter().map(|m| (m.node_id, m.learner)).collect()
 }
 
+/// A port that nobody has, and that this process was never given before: who was laid out with it may not have started yet, or
+/// come back.
 fn free_port() -> TcpListener {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     // Hundreds of misses in a row mean that something else is wrong.
     (0..1_000)
-        .find_map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, rand::thread_rng().gen_range(PORTS))).ok())
+        .map(|_| rand::thread_rng().gen_range(PORTS))
+        .find_map(|port| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            GIVEN.lock().expect("never poisoned").insert(port).then_some(listener)
+        })
         .expect("a free port of the loopback address")
 }
 
