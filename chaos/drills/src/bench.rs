@@ -11,6 +11,7 @@
 use crate::Options;
 use crate::harness::cluster::Cluster;
 use crate::harness::plan::Plan;
+use crate::harness::queue;
 use crate::load::{Load, Staff};
 use crate::watch::Watch;
 use okno_checks::invariants::{Invariant, Verdict};
@@ -103,6 +104,9 @@ impl Bench {
         let cluster = self.cluster.as_mut().expect("prepared before");
         cluster.start_all();
         cluster.wait_ready().await;
+        // Its founders raise a new cluster's level a second after its founding, and only they: whoever kills them all
+        // before has a cluster that waits for an operator's `level raise`.
+        queue::levelled(cluster).await;
         cluster.fill().await;
         self.watch = Some(Watch::start(cluster));
         self.load = Some(Load::start(cluster, &staff, self.options.seed));

@@ -257,23 +257,24 @@ impl CaseService for Cases {
         request: Request<v1::WatchCasesRequest>,
     ) -> Result<Response<Self::WatchCasesStream>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::WatchCasesRequest| async move {
-            if !message.case_id.is_empty() {
+            // A node that lags must not say that a case just opened is unknown, or an office just given foreign: it catches up
+            // with the token, or with everything acknowledged before the call.
+            let consistency = match message.resume_token.is_empty() {
+                true => v1::Consistency::Linearizable,
+                false => v1::Consistency::Local,
+            };
+            let options = v1::ReadOptions {
+                consistency: consistency.into(),
+                resume_token: message.resume_token.clone(),
+            };
+            if message.case_id.is_empty() {
+                desk.read_point(&context, Some(&options)).await?;
+                desk.record_read(&context, &format!("watch office={}", message.office))?;
+            } else {
                 let target = case_ref(&message.case_id)?;
-                // A node that lags must not say that a case just opened is unknown: it catches up with the token, or
-                // with everything acknowledged before the call.
-                let consistency = match message.resume_token.is_empty() {
-                    true => v1::Consistency::Linearizable,
-                    false => v1::Consistency::Local,
-                };
-                let options = v1::ReadOptions {
-                    consistency: consistency.into(),
-                    resume_token: message.resume_token.clone(),
-                };
                 desk.read_point(&context, Some(&options)).await?;
                 desk.readable_case(&context, &target.id)?;
                 message.case_id = target.id;
-            } else {
-                desk.record_read(&context, &format!("watch office={}", message.office))?;
             }
             watch::start(&desk, context, &message)
         };

@@ -47,7 +47,7 @@ impl Desk {
         channel: &str,
         command: Command,
     ) -> Result<(Reply, Option<v1::WriteMeta>), Failure> {
-        self.channels_allowed()?;
+        self.channels_allowed(context).await?;
         let target = wire::channel_ref(channel)?;
         match self.command(context, request, target, AnyCommand::Channel(command)).await? {
             (AnyReply::Channel(reply), meta) => Ok((reply, meta)),
@@ -127,7 +127,7 @@ impl Desk {
         }
     }
 
-    /// Against what the called node has; the installation is checked again on the leader.
+    /// Against what the called node has, as of the read point; an installation is checked by the leader.
     fn expect_processes(&self, module: &files::Module) -> Result<(), Failure> {
         let present = self.query.world().catalogue.clone();
         let problems = check::processes(&module.processes, &present);
@@ -156,7 +156,7 @@ impl Desk {
         request: WriteRequest,
         module: files::Module,
     ) -> Result<v1::InstallModuleResponse, Failure> {
-        self.channels_allowed()?;
+        self.channels_allowed(context).await?;
         // Three commits under one request: the later ones have ids that follow from the first, so that a retry repeats them
         // all. First the codes of asks are claimed: whatever else the catalogue refuses it refuses before anything changed, and
         // what is claimed it does not refuse afterwards, however it changes in between. A channel that refuses leaves a
@@ -218,6 +218,7 @@ impl ChannelService for Channels {
             if !message.dry_run {
                 return desk.install(&context, request, module).await;
             }
+            desk.read_point(&context, None).await?;
             desk.expect_processes(&module)?;
             let version = desk.channel_head(&module.code)?.map_or(0, |head| head.root.version);
             Ok(v1::InstallModuleResponse {
@@ -237,7 +238,7 @@ impl ChannelService for Channels {
     ) -> Result<Response<v1::ListChannelsResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListChannelsRequest| async move {
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.channels_allowed()?;
+            desk.channels_allowed(&context).await?;
             let meta = desk.read_meta();
             let heads = desk.long_read(|| {
                 let view = desk.query.snapshot()?;

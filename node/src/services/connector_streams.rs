@@ -66,7 +66,7 @@ pub async fn attach(
     context: CallContext,
     mut up: Streaming<v1::AttachConnectorRequest>,
 ) -> Result<DownStream, Failure> {
-    desk.channels_allowed()?;
+    desk.channels_allowed(&context).await?;
     let connector = context.caller().id.to_string();
     let own = desk.traffic.attach_of(&connector)?;
     let permit = desk.traffic.streams.clone().try_acquire_owned();

@@ -30,11 +30,11 @@ const PULL_LEAD: Duration = Duration::from_millis(500);
 
 impl Desk {
     /// What every call of a connector passes: the level, and a place among the calls of its certificate.
-    fn connector_call(
+    async fn connector_call(
         &self,
         context: &CallContext,
     ) -> Result<(String, tokio::sync::OwnedSemaphorePermit), Failure> {
-        self.channels_allowed()?;
+        self.channels_allowed(context).await?;
         let connector = context.caller().id.to_string();
         let permit = self.traffic.call_of(&connector)?;
         Ok((connector, permit))
@@ -128,7 +128,7 @@ impl Connectors for ConnectorCalls {
         request: Request<v1::PullMessagesRequest>,
     ) -> Result<Response<v1::PullMessagesResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::PullMessagesRequest| async move {
-            let (connector, _permit) = desk.connector_call(&context)?;
+            let (connector, _permit) = desk.connector_call(&context).await?;
             let meta = message.meta.take();
             let mut request = WriteRequest::of(&context, meta, &message)?;
             wire::channel_ref(&message.channel)?;
@@ -165,7 +165,7 @@ impl Connectors for ConnectorCalls {
         request: Request<v1::AcknowledgeMessagesRequest>,
     ) -> Result<Response<v1::AcknowledgeMessagesResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::AcknowledgeMessagesRequest| async move {
-            let (connector, _permit) = desk.connector_call(&context)?;
+            let (connector, _permit) = desk.connector_call(&context).await?;
             wire::channel_ref(&message.channel)?;
             let deliveries = wire::delivered_from(message.deliveries)?;
             let reasons = desk.acknowledge(&connector, &message.channel, deliveries.clone()).await?;
@@ -185,7 +185,7 @@ impl Connectors for ConnectorCalls {
         request: Request<v1::SettleMessagesRequest>,
     ) -> Result<Response<v1::SettleMessagesResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::SettleMessagesRequest| async move {
-            let (connector, _permit) = desk.connector_call(&context)?;
+            let (connector, _permit) = desk.connector_call(&context).await?;
             let meta = message.meta.take();
             let mut request = WriteRequest::of(&context, meta, &message)?;
             request.workstation = wire::instance_from(&message.instance)?;
@@ -202,7 +202,7 @@ impl Connectors for ConnectorCalls {
         request: Request<v1::BringLettersRequest>,
     ) -> Result<Response<v1::BringLettersResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::BringLettersRequest| async move {
-            let (_, _permit) = desk.connector_call(&context)?;
+            let (_, _permit) = desk.connector_call(&context).await?;
             let meta = message.meta.take();
             let request = WriteRequest::of(&context, meta, &message)?;
             let target = wire::channel_ref(&message.channel)?;
@@ -229,7 +229,7 @@ impl Connectors for ConnectorCalls {
         request: Request<v1::FetchBodyRequest>,
     ) -> Result<Response<v1::FetchBodyResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::FetchBodyRequest| async move {
-            let (connector, _permit) = desk.connector_call(&context)?;
+            let (connector, _permit) = desk.connector_call(&context).await?;
             wire::channel_ref(&message.channel)?;
             let wanted = wire::body_from("body", message.body)?;
             let name = v1::DeliveryName { message_id: message.message_id.clone(), token: message.token };

@@ -164,11 +164,8 @@ impl Desk {
         command: AnyCommand,
     ) -> Result<(AnyReply, Option<v1::WriteMeta>), Failure> {
         let request_id = request.request_id;
-        let (level, needed) = (self.cluster.level(), level::of(&command));
-        if level < needed {
-            // Whoever leads may run the program before this one, and could not read it (rule 9).
-            return Err(Failure::Refused(level::low(level, needed)));
-        }
+        // Whoever leads may run the program before this one, and could not read it (rule 9).
+        self.needs_level(context, level::of(&command)).await?;
         let call = Call {
             principal: request.principal,
             workstation: request.workstation,
@@ -270,6 +267,17 @@ impl Desk {
             self.cluster.read_index(context.deadline).await.map_err(read_failure)?;
         }
         Ok(())
+    }
+
+    /// Refuses what the cluster's level does not allow. A node that lags, or has joined a moment ago, may not have heard of a
+    /// raised one, and levels never fall: it allows at once, and refuses only what it has confirmed (rule 2).
+    pub async fn needs_level(&self, context: &CallContext, needed: u32) -> Result<(), Failure> {
+        if self.cluster.level() >= needed {
+            return Ok(());
+        }
+        self.cluster.read_index(context.deadline).await.map_err(read_failure)?;
+        let level = self.cluster.level();
+        if level >= needed { Ok(()) } else { Err(Failure::Refused(level::low(level, needed))) }
     }
 
     async fn wait_applied(&self, context: &CallContext, index: u64) -> Result<(), Failure> {

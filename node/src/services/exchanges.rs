@@ -105,7 +105,7 @@ impl ExchangeService for Exchanges {
         request: Request<v1::AskChannelsRequest>,
     ) -> Result<Response<v1::AskChannelsResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::AskChannelsRequest| async move {
-            desk.channels_allowed()?;
+            desk.channels_allowed(&context).await?;
             let meta = message.meta.take();
             let request = WriteRequest::of(&context, meta, &message)?;
             let target = case_ref(&message.case_id)?;
@@ -122,7 +122,7 @@ impl ExchangeService for Exchanges {
         request: Request<v1::GiveUpAskRequest>,
     ) -> Result<Response<v1::GiveUpAskResponse>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut message: v1::GiveUpAskRequest| async move {
-            desk.channels_allowed()?;
+            desk.channels_allowed(&context).await?;
             let meta = message.meta.take();
             let request = WriteRequest::of(&context, meta, &message)?;
             let target = case_ref(&message.case_id)?;

@@ -11,7 +11,7 @@
 //! - what is kept for a channel nobody asks about goes with the last that asked.
 
 use super::desk::{Desk, WriteRequest};
-use crate::failure::Failure;
+use crate::{failure::Failure, front::CallContext};
 use bytes::Bytes;
 use okno_cluster::api::Proposer;
 use okno_domain::{
@@ -331,12 +331,8 @@ async fn tell_leader(desk: Arc<Desk>, sessions: Vec<Session>) {
 
 impl Desk {
     /// Channels are there from their level on; below it nothing about them is forwarded (rule 9).
-    pub fn channels_allowed(&self) -> Result<(), Failure> {
-        let level = self.cluster.level();
-        if level >= CHANNELS_LEVEL {
-            return Ok(());
-        }
-        Err(Failure::Refused(okno_domain::level::low(level, CHANNELS_LEVEL)))
+    pub async fn channels_allowed(&self, context: &CallContext) -> Result<(), Failure> {
+        self.needs_level(context, CHANNELS_LEVEL).await
     }
 
     /// A channel as this node's rows have it.

@@ -68,7 +68,8 @@ impl Desk {
         }
     }
 
-    /// Operators read the figures of their own offices; what others may read the table has said.
+    /// Operators read the figures of their own offices; what others may read the table has said. As of the read point: an office
+    /// that was given just now counts.
     fn check_office(&self, context: &CallContext, office: &str) -> Result<(), Failure> {
         if context.caller().kind != crate::identity::Kind::Operator {
             return Ok(());
@@ -92,9 +93,8 @@ impl Desk {
     }
 
     /// Refuses what reads or watches the queue of feature level 3 below it.
-    fn needs_queue(&self) -> Result<(), Failure> {
-        let level = self.cluster.level();
-        if level >= level::QUEUE { Ok(()) } else { Err(Failure::Refused(level::low(level, level::QUEUE))) }
+    async fn needs_queue(&self, context: &CallContext) -> Result<(), Failure> {
+        self.needs_level(context, level::QUEUE).await
     }
 
     /// The slots that can be booked now, as the queue itself would decide; nothing is decided here.
@@ -371,7 +371,7 @@ impl QueueService for Queues {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::ListDesksRequest| async move {
             required("office", &message.office)?;
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.needs_queue()?;
+            desk.needs_queue(&context).await?;
             let meta = desk.read_meta();
             let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Hall))?;
             let queue = queue.as_ref().map(|read| &read.value);
@@ -473,9 +473,9 @@ impl QueueService for Queues {
             let filter = format!("{}\0{}", message.office, message.day);
             let page =
                 desk.page(&context, message.page_size, PAGE, filter.as_bytes(), &message.page_token)?;
-            desk.check_office(&context, &message.office)?;
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.needs_queue()?;
+            desk.check_office(&context, &message.office)?;
+            desk.needs_queue(&context).await?;
             desk.record_read(&context, &format!("bookings of {}", message.office))?;
             let meta = desk.read_meta();
             let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Bookings(day)))?;
@@ -501,7 +501,7 @@ impl QueueService for Queues {
             required("office", &message.office)?;
             let day = date("day", &message.day)?;
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.needs_queue()?;
+            desk.needs_queue(&context).await?;
             let meta = desk.read_meta();
             let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Slots))?;
             let queue = queue.map_or_else(|| Queue::empty(&message.office), |read| read.value);
@@ -521,9 +521,9 @@ impl QueueService for Queues {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::GetQueueStatisticsRequest| async move {
             required("office", &message.office)?;
             let (from, to) = (date("from", &message.from)?, date("to", &message.to)?);
-            desk.check_office(&context, &message.office)?;
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.needs_queue()?;
+            desk.check_office(&context, &message.office)?;
+            desk.needs_queue(&context).await?;
             let meta = desk.read_meta();
             let queue = desk.long_read(|| desk.query.queue(&message.office, Share::Statistics(from, to)))?;
             let queue = queue.map_or_else(|| Queue::empty(&message.office), |read| read.value);
@@ -542,7 +542,7 @@ impl QueueService for Queues {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::WatchBoardRequest| async move {
             required("office", &message.office)?;
             desk.read_point(&context, message.read.as_ref()).await?;
-            desk.needs_queue()?;
+            desk.needs_queue(&context).await?;
             board::start(&desk, &context, &message)
         };
         self.0.handle(request, handler).await
@@ -576,10 +576,10 @@ impl QueueService for Queues {
     ) -> Result<Response<Self::WatchQueueStream>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, message: v1::WatchQueueRequest| async move {
             required("office", &message.office)?;
-            desk.check_office(&context, &message.office)?;
             // An export holds everything that was acknowledged before it began.
             desk.read_point(&context, None).await?;
-            desk.needs_queue()?;
+            desk.check_office(&context, &message.office)?;
+            desk.needs_queue(&context).await?;
             queue_stream::start(&desk, &context, &message)
         };
         self.0.handle(request, handler).await

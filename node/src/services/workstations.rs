@@ -170,7 +170,7 @@ impl WorkstationService for Workstations {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let handler = |desk: Arc<Desk>, context: CallContext, mut up: Streaming<v1::AttachRequest>| async move {
             let hello = hello_of(&mut up).await?;
-            check_hello(&desk, &context, &hello)?;
+            check_hello(&desk, &context, &hello).await?;
             let lease = desk.leases.take(&hello.workstation, Instant::now());
             let lease =
                 lease.ok_or_else(|| Failure::exhausted("WORKSTATIONS_FULL", "too many workstations"))?;
@@ -196,7 +196,7 @@ async fn hello_of(up: &mut Streaming<v1::AttachRequest>) -> Result<v1::AttachHel
     }
 }
 
-fn check_hello(desk: &Desk, context: &CallContext, hello: &v1::AttachHello) -> Result<(), Failure> {
+async fn check_hello(desk: &Desk, context: &CallContext, hello: &v1::AttachHello) -> Result<(), Failure> {
     let name = &hello.workstation;
     let form_ok = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
     if name.is_empty() || name.len() > 64 || !form_ok {
@@ -216,13 +216,18 @@ fn check_hello(desk: &Desk, context: &CallContext, hello: &v1::AttachHello) -> R
     }
     if caller.kind == Kind::Operator {
         // An officer sits down at workstations of the own offices; taking over another's would end its stream.
-        let world = desk.query.world();
-        let window = world.directory.window_of(name);
-        let own = match (window, world.directory.person(&caller.id)) {
-            (Some(window), Some(person)) => person.offices.contains(&window.office),
-            _ => false,
+        let own = || {
+            let world = desk.query.world();
+            match (world.directory.window_of(name), world.directory.person(&caller.id)) {
+                (Some(window), Some(person)) => person.offices.contains(&window.office),
+                _ => false,
+            }
         };
-        if !own {
+        if !own() {
+            // An office that was given just now may not have applied here.
+            desk.read_point(context, None).await?;
+        }
+        if !own() {
             return foreign(
                 "Рабочее место не относится к вашим офисам",
                 "the workstation does not belong to an office of yours",

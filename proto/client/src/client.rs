@@ -1,7 +1,9 @@
 //! The client and its retry driver.
 //!
-//! Invariants of one call: every attempt carries the same request id and a higher attempt number; once an attempt
-//! ended unknown, "not applied" is reported as unknown (rule 1); the deadline bounds everything, waiting included.
+//! Invariants of one call: every attempt carries the same request id; the attempt number grows with each attempt that ended
+//! unknown, and only with those (rule 2: nothing of one that was not applied is on its way, so that the next is as good as the
+//! first and a refusal of it is final without a commit); once an attempt ended unknown, "not applied" is reported as unknown
+//! (rule 1); the deadline bounds everything, waiting included.
 
 use crate::{
     calls::{Call, Effect, Hints},
@@ -286,7 +288,7 @@ impl Client {
             }
             let index = options.endpoint.unwrap_or_else(|| self.pick());
             if let Some(meta) = request.request_meta() {
-                meta.attempt = first_attempt + course.attempts;
+                meta.attempt = first_attempt + course.unknown;
             }
             course.attempts += 1;
             let status = match self.attempt(index, &request, timeout).await {
@@ -582,6 +584,8 @@ impl Client {
 /// What a call has come to so far (rule 1).
 struct Course {
     attempts: u32,
+    /// Those that ended unknown.
+    unknown: u32,
     /// The first attempt that ended unknown.
     doubt: Option<Problem>,
     /// An earlier call with this id ended unknown: its outcome is in doubt from the beginning.
@@ -591,7 +595,7 @@ struct Course {
 
 impl Course {
     fn new(doubtful: bool) -> Self {
-        Self { attempts: 0, doubt: None, doubtful, last: None }
+        Self { attempts: 0, unknown: 0, doubt: None, doubtful, last: None }
     }
 
     /// Takes in the reading of an attempt; true: the call is over.
@@ -621,6 +625,7 @@ impl Course {
                 let for_ever =
                     authentic && problem.details.get("cause").is_some_and(|c| c == REQUEST_ID_EXPIRED);
                 self.doubt.get_or_insert_with(|| problem.clone());
+                self.unknown += 1;
                 self.last = Some((class, problem));
                 for_ever
             }

@@ -1,7 +1,7 @@
 //! Client library of Okno (R-O3): any node may be called, and a call may be retried safely.
 //!
-//! A [`Client`] holds a list of endpoints and mutual TLS, gives every mutating call a request id and a growing attempt number,
-//! follows leader hints, and tells three classes of failure apart (rule 1): *refused*, *not applied*, *unknown* —
+//! A [`Client`] holds a list of endpoints and mutual TLS, gives every mutating call a request id and an attempt number
+//! that grows with unknown outcomes, follows leader hints, and tells three classes of failure apart (rule 1): *refused*, *not applied*, *unknown* —
 //! see [`CallError`]. Every unary method of `okno.v1` is a [`Call`]: `client.call(GetCaseRequest { .. }).await`.
 //!
 //! Bounds: attempts per call ([`MAX_ATTEMPTS`]), message size ([`MAX_MESSAGE`]), deadline and time of an attempt

@@ -3,15 +3,19 @@
 
 use crate::{WATCHED, WITHIN, WRITERS, check, farewell, quorum, short, start, stop_and_verify, voters};
 use futures::future::{Either, select};
-use okno_client::{CallOptions, v1 as proto};
+use okno_client::{CallOptions, Class, v1 as proto};
 use okno_tests::{
     cluster::okno,
+    desk::local,
     eventually,
     load::Load,
     members::{self, numbers, oknoctl},
     plan::Plan,
 };
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
+
+/// How long a node is asked that has nobody to ask itself.
+const ALONE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn one_grows_to_five_and_shrinks_to_one_under_load() {
@@ -342,4 +346,38 @@ async fn who_stood_still_while_taken_out_is_told_so() {
     farewell(&mut cluster, still).await;
     load.progress(50).await;
     check(&mut cluster, load).await;
+}
+
+/// Levels never fall: who has not heard of the raised one, since it has not caught up, must not refuse for good what another
+/// node would do (rule 2).
+#[tokio::test]
+async fn who_has_not_heard_of_the_level_refuses_nothing_for_it() {
+    let mut cluster = start(&Plan::of(1)).await;
+    let at_level = async |cluster: &okno_tests::cluster::Cluster, node: u64| {
+        eventually("the newest level", WITHIN, async || {
+            let status = cluster.status(node).await.map_err(|error| error.to_string())?;
+            if status.level >= 3 { Ok(()) } else { Err(format!("node {node}: level {}", status.level)) }
+        })
+        .await;
+    };
+    at_level(&cluster, 1).await;
+    // Made to join and not added yet: it answers, and has nothing.
+    cluster.make_joiner(2);
+    cluster.start_node(2);
+    let apart = cluster.desk_at(2, "admin", "dev");
+    let level = eventually("it answers", WITHIN, async || match apart.status().await {
+        Ok(status) => Ok(status.level),
+        Err(error) => Err(error.to_string()),
+    })
+    .await;
+    assert_eq!(level, 1);
+    let channels = || proto::ListChannelsRequest { read: local() };
+    let options = CallOptions { deadline: Some(ALONE), once: true, ..CallOptions::default() };
+    let error = apart.client.call_with(channels(), options).await.expect_err("it has nobody to ask");
+    assert_eq!(error.class(), Class::NotApplied, "{error}");
+
+    cluster.add_voter(2, WITHIN).await;
+    at_level(&cluster, 2).await;
+    apart.call(channels()).await.expect("it has heard of the level");
+    stop_and_verify(&mut cluster).await;
 }

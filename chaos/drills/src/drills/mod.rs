@@ -128,7 +128,7 @@ pub const NOT_YET: &[NotYet] = &[
     NotYet {
         fault: 42,
         what: "the journal's sink is full or blocked",
-        waits_for: "export of the journal (part 3)",
+        waits_for: "a sink: the journal is kept in the database, whose full disk is row 13",
     },
     NotYet {
         fault: 50,

@@ -110,6 +110,10 @@ pub struct Course {
     pub ask: Ask,
     pub first_attempt: u32,
     pub attempts: u32,
+    /// Attempts that ended unknown: they raise the number of the next one.
+    unknown: u32,
+    /// It counts every attempt instead, as a program without our library may.
+    counts_all: bool,
     pub deadline: u64,
     pub attempt_timeout: u64,
     /// Endpoint of the attempt under way.
@@ -129,6 +133,8 @@ impl Course {
             ask,
             first_attempt,
             attempts: 0,
+            unknown: 0,
+            counts_all: false,
             deadline,
             attempt_timeout,
             endpoint: 0,
@@ -140,12 +146,18 @@ impl Course {
         }
     }
 
+    /// The same call of a program that counts every attempt.
+    pub fn counting_all(mut self, counts_all: bool) -> Self {
+        self.counts_all = counts_all;
+        self
+    }
+
     /// Begins an attempt; its number.
     pub fn attempt(&mut self, endpoint: usize) -> u32 {
         self.endpoint = endpoint;
-        let number = self.first_attempt + self.attempts;
+        let before = if self.counts_all { self.attempts } else { self.unknown };
         self.attempts += 1;
-        number
+        self.first_attempt + before
     }
 
     /// Takes in how the attempt under way ended.
@@ -201,6 +213,7 @@ impl Course {
         self.unreachable_in_a_row = if unreachable { self.unreachable_in_a_row + 1 } else { 0 };
         if let Outcome::Unknown(reason) = &outcome {
             self.doubt.get_or_insert_with(|| reason.clone());
+            self.unknown += 1;
         }
         self.last = Some(outcome);
         if over || self.attempts >= ATTEMPTS_MAX {

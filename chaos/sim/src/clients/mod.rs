@@ -177,7 +177,9 @@ impl Population {
         });
         let operation = self.operations.len() - 1;
         let timeout = self.workload.attempt_timeout_us;
-        self.clients[client].course = Some(Course::new(operation, ask, first_attempt, deadline, timeout));
+        let course = Course::new(operation, ask, first_attempt, deadline, timeout);
+        // Both kinds of programs call: ours, and those that raise the number each time.
+        self.clients[client].course = Some(course.counting_all(client % 2 == 1));
         self.attempt(client, now, out);
     }
 
